@@ -1,0 +1,54 @@
+"""The `threevp` command: one subcommand per stage, each a dataclass with a `main()` in the module that does the work.
+
+Modules are imported only when their subcommand is asked for, so that `threevp --help` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from threevp_nerfstudio import __version__
+from threevp_nerfstudio.errors import ThreeVPError
+
+# subcommand -> (module, dataclass, one line for --help)
+COMMANDS = {
+    "validate": ("threevp_nerfstudio.capture.validate", "Validate", "check a capture; report coverage and silhouettes"),
+    "demo": ("threevp_nerfstudio.capture.synthetic", "Demo", "generate a small synthetic capture"),
+}
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, (_, _, text) in COMMANDS.items()]
+    return "\n".join(
+        [f"threevp {__version__}: 360° volumetric portrait avatars from one camera", "", "usage: threevp COMMAND [--help] ...", ""]
+        + lines
+        + ["", "Training, evaluation and viewing are nerfstudio's: ns-train threevp --data DIR, ns-eval, ns-viewer, ns-render."]
+    )
+
+
+def entry_point(argv: list[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())
+        return
+    if argv[0] == "--version":
+        print(__version__)
+        return
+    if argv[0] not in COMMANDS:
+        sys.exit(f"threevp: unknown command {argv[0]!r}; one of: {', '.join(COMMANDS)}")
+    module, name, _ = COMMANDS[argv[0]]
+    import tyro
+
+    command = tyro.cli(getattr(importlib.import_module(module), name), args=argv[1:], prog=f"threevp {argv[0]}")
+    try:
+        command.main()
+    except ThreeVPError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    entry_point()

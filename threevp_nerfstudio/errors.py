@@ -1,0 +1,19 @@
+"""Errors that a user can act on. Each says what was seen, where, and what to do about it."""
+
+from __future__ import annotations
+
+
+class ThreeVPError(Exception):
+    """Base of all errors of this package that are meant for the user rather than for a debugger."""
+
+
+class CaptureError(ThreeVPError):
+    """A capture folder, template or motion that cannot be used as it is."""
+
+
+class TemplateError(ThreeVPError):
+    """A body model, scan or rigged template that cannot be used as it is."""
+
+
+class CheckpointError(ThreeVPError):
+    """A checkpoint that does not belong to the data or the settings it is loaded with."""
