@@ -1,0 +1,95 @@
+"""Posing a rigged template: linear blendshapes, then linear blend skinning.
+
+    v = sum_j w_j G_j (v_rest + sum_e psi_e B_e + pose correctives)
+    G_j = G_parent [R_j, p_j - R_j p_j]
+
+with `R_j` the local rotation of joint j about its rest position `p_j`, in world-aligned axes (the SMPL convention).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import roma
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from threevp_nerfstudio.body.template import RiggedTemplate
+
+
+class Rig(nn.Module):
+    """A `RiggedTemplate` as torch buffers, which poses batches of frames on any device."""
+
+    def __init__(self, template: RiggedTemplate, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.joint_names = tuple(template.joint_names)
+        self.expression_names = tuple(template.expression_names)
+        self.parents = tuple(int(p) for p in template.parents)
+
+        def buffer(name: str, value: np.ndarray) -> None:
+            self.register_buffer(name, torch.as_tensor(np.ascontiguousarray(value), dtype=dtype))
+
+        buffer("vertices", template.vertices)
+        buffer("joints", template.joints)
+        buffer("skin_weights", template.skin_weights)
+        buffer("expression_basis", template.expression_basis)
+        self.register_buffer("faces", torch.as_tensor(np.ascontiguousarray(template.faces), dtype=torch.int32))
+        if template.pose_basis is None:
+            self.pose_basis = None
+        else:
+            buffer("pose_basis", template.pose_basis)
+
+    @classmethod
+    def from_template(cls, template: RiggedTemplate, dtype: torch.dtype = torch.float32) -> Rig:
+        return cls(template, dtype)
+
+    def joint_transforms(
+        self, joint_rotations: Float[Tensor, "B J 3"], root_translation: Float[Tensor, "B 3"]
+    ) -> Float[Tensor, "B J 4 4"]:
+        """`G_j`: from the rest pose to posed space, for each joint."""
+        R = roma.rotvec_to_rotmat(joint_rotations)
+        offset = self.joints - (R @ self.joints[..., None]).squeeze(-1)
+        local = torch.zeros(*R.shape[:2], 4, 4, dtype=R.dtype, device=R.device)
+        local[..., :3, :3] = R
+        local[..., :3, 3] = offset
+        local[..., 3, 3] = 1.0
+        chain: list[Tensor] = []
+        for j, parent in enumerate(self.parents):
+            if parent < 0:
+                root = local[:, j].clone()
+                root[:, :3, 3] += root_translation
+                chain.append(root)
+            else:
+                chain.append(chain[parent] @ local[:, j])
+        return torch.stack(chain, dim=1)
+
+    def rest_shape(
+        self, expression: Float[Tensor, "B E"], joint_rotations: Float[Tensor, "B J 3"] | None = None
+    ) -> Float[Tensor, "B V 3"]:
+        """Rest pose with expression and, where the template has them, pose correctives."""
+        B, V = expression.shape[0], self.vertices.shape[0]
+        shape = self.vertices + (expression @ self.expression_basis.flatten(1)).view(B, V, 3)
+        if self.pose_basis is not None and joint_rotations is not None:
+            R = roma.rotvec_to_rotmat(joint_rotations[:, 1:])
+            feature = (R - torch.eye(3, dtype=R.dtype, device=R.device)).flatten(1)
+            shape = shape + (feature @ self.pose_basis.flatten(1)).view(B, V, 3)
+        return shape
+
+    def pose(
+        self,
+        joint_rotations: Float[Tensor, "B J 3"],
+        root_translation: Float[Tensor, "B 3"],
+        expression: Float[Tensor, "B E"],
+    ) -> Float[Tensor, "B V 3"]:
+        """Posed vertices in metres, world frame."""
+        shape = self.rest_shape(expression, joint_rotations)
+        G = self.joint_transforms(joint_rotations, root_translation)
+        return skin(shape, self.skin_weights, G)
+
+
+def skin(
+    x: Float[Tensor, "B V 3"], weights: Float[Tensor, "V J"], T: Float[Tensor, "B J 4 4"]
+) -> Float[Tensor, "B V 3"]:
+    """Linear blend skinning. `weights` rows sum to one; `T` maps the rest pose to posed space."""
+    blended = torch.einsum("vj,bjrc->bvrc", weights, T[:, :, :3])
+    return (blended[..., :3] @ x[..., None]).squeeze(-1) + blended[..., 3]

@@ -1,0 +1,179 @@
+"""Data manager: fresh training rays from a few balanced frames in each step, and whole pictures for evaluation."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
+from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader, RandIndicesEvalDataloader
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from threevp_nerfstudio.capture.capture import read_rgba, yaw_deg
+from threevp_nerfstudio.data.balance import frame_probabilities
+from threevp_nerfstudio.data.dataparser import ThreeVPDataParserConfig
+from threevp_nerfstudio.data.dataset import ThreeVPDataset
+from threevp_nerfstudio.data.parts import part_boxes
+from threevp_nerfstudio.data.picture_cache import Crop, PictureCache
+from threevp_nerfstudio.data.pixels import PixelShares, sample_pixels
+
+
+@dataclass
+class ThreeVPDataManagerConfig(VanillaDataManagerConfig):
+    """Balanced sampling of a portrait capture."""
+
+    _target: type = field(default_factory=lambda: ThreeVPDataManager)
+    dataparser: ThreeVPDataParserConfig = field(default_factory=ThreeVPDataParserConfig)
+    """Where the capture is."""
+    train_num_rays_per_batch: int = 512
+    """Fresh rays of a step. The model trains on rays of its bank, into which these go."""
+    frames_per_step: int = 2
+    """Frames that the fresh rays of a step come from; each has to be posed."""
+    balance_views: bool = True
+    """Draw yaw sectors equally often."""
+    balance_expressions: bool = True
+    """Draw groups of similar expressions equally often."""
+    pixels: PixelShares = field(default_factory=PixelShares)
+    """Shares of eyes and mouth, border, background and subject."""
+    face_weight: float = 1.0
+    """Weight of eyes and mouth in the photometric loss."""
+    cache_gigabytes: float = 4.0
+    """Memory for decoded pictures; beyond it they are read again from disk."""
+    seed: int = 0
+    """Of all sampling."""
+
+    def __setattr__(self, name: str, value) -> None:
+        # stored in config.yml: a relative path would only work from the folder that training was started in
+        if name == "data" and value is not None:
+            value = Path(value).expanduser().absolute()
+        super().__setattr__(name, value)
+
+
+class ThreeVPDataManager(VanillaDataManager[ThreeVPDataset]):
+    """Own seeded samplers in place of nerfstudio's image cache and pixel samplers."""
+
+    config: ThreeVPDataManagerConfig
+    train_dataset: ThreeVPDataset
+    eval_dataset: ThreeVPDataset
+
+    def create_train_dataset(self) -> ThreeVPDataset:
+        return ThreeVPDataset(self.train_dataparser_outputs)
+
+    def create_eval_dataset(self) -> ThreeVPDataset:
+        dataset = ThreeVPDataset(self.dataparser.get_dataparser_outputs(split=self.test_split))
+        dataset.part_boxes = self.part_boxes
+        return dataset
+
+    @property
+    def part_boxes(self) -> list[dict]:
+        if not hasattr(self, "_part_boxes"):
+            self._part_boxes = part_boxes(self.train_dataset.capture)
+        return self._part_boxes
+
+    def setup_train(self) -> None:
+        capture, index = self.train_dataset.capture, self.train_dataset.frames
+        rows = capture.frames.motion_index[index]
+        conditioning = capture.motion.expression if capture.motion.rigged else capture.motion.conditioning
+        values = np.zeros((len(index), 0)) if conditioning is None else conditioning[rows]
+        probabilities = frame_probabilities(
+            yaw_deg(capture.frames.camera_to_world[index]),
+            values,
+            self.config.balance_views,
+            self.config.balance_expressions,
+        )
+        # each rank has its own frames, as far as there are enough
+        if self.world_size > 1 and len(index) >= 8 * self.world_size:
+            probabilities[np.arange(len(index)) % self.world_size != self.local_rank] = 0.0
+            probabilities /= probabilities.sum()
+        self.frame_probabilities = probabilities
+        self.pictures = PictureCache(
+            lambda frame: read_rgba(capture.frames, frame), int(self.config.cache_gigabytes * 2**30)
+        )
+        self.rng = np.random.default_rng([self.config.seed, self.local_rank])
+        self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="threevp-pictures")
+        self._next: list[tuple[int, Future[Crop]]] = []
+
+    def setup_eval(self) -> None:
+        loader = {"input_dataset": self.eval_dataset, "device": self.device, "num_workers": 1}
+        self.fixed_indices_eval_dataloader = FixedIndicesEvalDataloader(**loader)
+        self.eval_dataloader = RandIndicesEvalDataloader(**loader)
+
+    def get_train_rays_per_batch(self) -> int:
+        return self.config.train_num_rays_per_batch
+
+    def get_eval_rays_per_batch(self) -> int:
+        return self.config.eval_num_rays_per_batch
+
+    # ---- training ----------------------------------------------------------------------------------------------
+
+    def next_train(self, step: int) -> tuple[RayBundle, dict]:
+        """Fresh rays. Their metadata holds frame, target (RGB and alpha) and weight of each ray."""
+        self.train_count += 1
+        if not self._next:
+            self._request_frames()
+        current, self._next = self._next, []
+        self._request_frames()
+        share = self.config.train_num_rays_per_batch // max(len(current), 1)
+        return self._rays([(frame, future.result()) for frame, future in current], share, self.rng), {}
+
+    def next_eval(self, step: int) -> tuple[RayBundle, dict]:
+        """Rays of a few evaluation frames, uniformly over the subject."""
+        self.eval_count += 1
+        rng = np.random.default_rng([self.config.seed, step])
+        chosen = rng.choice(self.eval_dataset.frames, size=min(4, len(self.eval_dataset.frames)), replace=False)
+        share = self.config.eval_num_rays_per_batch // len(chosen)
+        return self._rays([(int(f), self.pictures.get(int(f))) for f in chosen], share, rng), {}
+
+    def next_eval_image(self, step: int) -> tuple[Cameras, dict]:
+        for camera, batch in self.eval_dataloader:
+            return camera, batch
+        raise ValueError("the evaluation split is empty")
+
+    def _request_frames(self) -> None:
+        picks = self.rng.choice(len(self.frame_probabilities), self.config.frames_per_step, p=self.frame_probabilities)
+        frames = [int(self.train_dataset.frames[i]) for i in picks]
+        self._next = [(frame, self._pool.submit(self.pictures.get, frame)) for frame in frames]
+
+    def _rays(self, frames: list[tuple[int, Crop]], count: int, rng: np.random.Generator) -> RayBundle:
+        pixels, targets, weights, indices = [], [], [], []
+        for frame, crop in frames:
+            boxes = list(self.part_boxes[frame].values())
+            shifted = [(b[0] - crop.left, b[1] - crop.top, b[2] - crop.left, b[3] - crop.top) for b in boxes]
+            xy = sample_pixels(crop.rgba[..., 3], shifted, count, self.config.pixels, rng)
+            targets.append(crop.rgba[xy[:, 1], xy[:, 0]])
+            weights.append(self._weights(xy, shifted))
+            pixels.append(xy + [crop.left, crop.top])
+            indices.append(np.full(len(xy), frame))
+        return self._bundle(
+            np.concatenate(pixels), np.concatenate(indices), np.concatenate(targets), np.concatenate(weights)
+        )
+
+    def _weights(self, xy: np.ndarray, boxes: list) -> np.ndarray:
+        weight = np.ones(len(xy), dtype=np.float32)
+        if self.config.face_weight != 1.0:
+            for left, top, right, bottom in boxes:
+                inside = (xy >= [left, top]).all(1) & (xy <= [right, bottom]).all(1)
+                weight[inside] = self.config.face_weight
+        return weight
+
+    def _bundle(self, pixels: np.ndarray, frame: np.ndarray, rgba: np.ndarray, weight: np.ndarray) -> RayBundle:
+        if not hasattr(self, "_all_cameras"):
+            from threevp_nerfstudio.data.dataparser import cameras_of
+
+            capture = self.train_dataset.capture
+            self._all_cameras = cameras_of(capture, np.arange(len(capture.frames.times)))
+        index = torch.from_numpy(frame)
+        coords = torch.from_numpy(pixels[:, ::-1] + 0.5).float()  # (row, column), pixel centres
+        bundle = self._all_cameras.generate_rays(camera_indices=index[:, None], coords=coords)
+        bundle.metadata = {
+            "frame": index[:, None],
+            "target": torch.from_numpy(rgba).float() / 255.0,
+            "weight": torch.from_numpy(weight)[:, None],
+        }
+        bundle.times = None
+        return bundle.to(self.device)

@@ -1,0 +1,1 @@
+"""Trainer, optimisers and schedulers: small corrections to nerfstudio's."""

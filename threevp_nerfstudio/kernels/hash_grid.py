@@ -1,0 +1,195 @@
+"""Multiresolution hash encoding (Müller et al. 2022, Instant-NGP) on Warp, with gradients for table and points.
+
+Points lie in [0, 1]^3; a level of resolution r has (r + 1)^3 corners, stored densely where they fit into the table
+and hashed where they do not. Features of all levels are concatenated, coarse first.
+"""
+
+from functools import cache
+from typing import Any
+
+import torch
+import warp as wp
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from threevp_nerfstudio.kernels.runtime import array, launch
+
+PRIMES = (1, 2654435761, 805459861)
+PRIME_Y = wp.constant(wp.uint32(PRIMES[1]))
+PRIME_Z = wp.constant(wp.uint32(PRIMES[2]))
+
+
+@wp.func
+def corner_index(x: wp.uint32, y: wp.uint32, z: wp.uint32, resolution: wp.uint32, size: wp.uint32) -> wp.int32:
+    stride = resolution + wp.uint32(1)
+    # (r + 1)^3 <= size, without overflow for any r up to 2^21
+    index = wp.uint32(0)
+    if wp.uint64(stride) * wp.uint64(stride) * wp.uint64(stride) <= wp.uint64(size):
+        index = x + stride * (y + stride * z)
+    else:
+        index = (x ^ (y * PRIME_Y) ^ (z * PRIME_Z)) & (size - wp.uint32(1))
+    return wp.int32(index)
+
+
+@wp.func
+def axis_weight(bit: int, f: float) -> float:
+    return wp.where(bit == 1, f, 1.0 - f)
+
+
+@cache
+def _kernels(features: int):
+    """Forward and backward kernels for `features` values per entry."""
+    vec = wp.types.vector(length=features, dtype=wp.float32)
+
+    def forward(
+        points: wp.array(dtype=wp.vec3),
+        table: wp.array2d(dtype=vec),
+        resolutions: wp.array(dtype=wp.int32),
+        out: wp.array2d(dtype=vec),
+    ):
+        level, i = wp.tid()
+        size = wp.uint32(table.shape[1])
+        r = wp.float32(resolutions[level])
+        p = points[i] * r
+        base = wp.vec3(
+            wp.clamp(wp.floor(p[0]), 0.0, r - 1.0),
+            wp.clamp(wp.floor(p[1]), 0.0, r - 1.0),
+            wp.clamp(wp.floor(p[2]), 0.0, r - 1.0),
+        )
+        f = p - base
+        ix = wp.uint32(base[0])
+        iy = wp.uint32(base[1])
+        iz = wp.uint32(base[2])
+        total = vec()
+        for corner in range(8):
+            bx = corner & 1
+            by = (corner >> 1) & 1
+            bz = (corner >> 2) & 1
+            w = axis_weight(bx, f[0]) * axis_weight(by, f[1]) * axis_weight(bz, f[2])
+            index = corner_index(
+                ix + wp.uint32(bx), iy + wp.uint32(by), iz + wp.uint32(bz), wp.uint32(resolutions[level]), size
+            )
+            total += w * table[level, index]
+        out[i, level] = total
+
+    def backward(
+        points: wp.array(dtype=wp.vec3),
+        table: wp.array2d(dtype=vec),
+        resolutions: wp.array(dtype=wp.int32),
+        grad_out: wp.array2d(dtype=vec),
+        want_points: int,
+        grad_table: wp.array2d(dtype=vec),
+        grad_points: wp.array(dtype=wp.vec3),
+    ):
+        level, i = wp.tid()
+        size = wp.uint32(table.shape[1])
+        r = wp.float32(resolutions[level])
+        p = points[i] * r
+        base = wp.vec3(
+            wp.clamp(wp.floor(p[0]), 0.0, r - 1.0),
+            wp.clamp(wp.floor(p[1]), 0.0, r - 1.0),
+            wp.clamp(wp.floor(p[2]), 0.0, r - 1.0),
+        )
+        f = p - base
+        ix = wp.uint32(base[0])
+        iy = wp.uint32(base[1])
+        iz = wp.uint32(base[2])
+        g = grad_out[i, level]
+        slope = wp.vec3(0.0, 0.0, 0.0)
+        for corner in range(8):
+            bx = corner & 1
+            by = (corner >> 1) & 1
+            bz = (corner >> 2) & 1
+            wx = axis_weight(bx, f[0])
+            wy = axis_weight(by, f[1])
+            wz = axis_weight(bz, f[2])
+            index = corner_index(
+                ix + wp.uint32(bx), iy + wp.uint32(by), iz + wp.uint32(bz), wp.uint32(resolutions[level]), size
+            )
+            wp.atomic_add(grad_table, level, index, (wx * wy * wz) * g)
+            if want_points != 0:
+                value = wp.dot(g, table[level, index])
+                sx = wp.float32(2 * bx - 1)
+                sy = wp.float32(2 * by - 1)
+                sz = wp.float32(2 * bz - 1)
+                slope += value * wp.vec3(sx * wy * wz, wx * sy * wz, wx * wy * sz)
+        if want_points != 0:
+            wp.atomic_add(grad_points, i, slope * r)
+
+    name = f"hash_grid_{features}"
+    module = wp.get_module(f"{__name__}.{name}")
+    return (
+        vec,
+        wp.Kernel(func=forward, key=f"{name}_forward", module=module, options={"enable_backward": False}),
+        wp.Kernel(func=backward, key=f"{name}_backward", module=module, options={"enable_backward": False}),
+    )
+
+
+class _HashEncode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, points: Tensor, table: Tensor, resolutions: Tensor) -> Tensor:
+        levels, _, features = table.shape
+        vec, kernel, _ = _kernels(features)
+        points, table = points.contiguous().float(), table.contiguous()
+        out = torch.empty(points.shape[0], levels, features, device=points.device)
+        launch(
+            kernel,
+            (levels, points.shape[0]),
+            [array(points, wp.vec3), array(table, vec), array(resolutions)],
+            [array(out, vec)],
+            points.device,
+        )
+        ctx.save_for_backward(points, table, resolutions)
+        return out.flatten(1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None]:
+        points, table, resolutions = ctx.saved_tensors
+        levels, _, features = table.shape
+        vec, _, kernel = _kernels(features)
+        grad = grad.contiguous().float().view(-1, levels, features)
+        grad_table = torch.zeros_like(table)
+        want_points = ctx.needs_input_grad[0]
+        grad_points = torch.zeros_like(points)
+        launch(
+            kernel,
+            (levels, points.shape[0]),
+            [array(points, wp.vec3), array(table, vec), array(resolutions), array(grad, vec), int(want_points)],
+            [array(grad_table, vec), array(grad_points, wp.vec3)],
+            points.device,
+        )
+        return (grad_points if want_points else None), grad_table, None
+
+
+def hash_encode(
+    points: Float[Tensor, "N 3"], table: Float[Tensor, "L T F"], resolutions: Int[Tensor, "L"]
+) -> Float[Tensor, "N LF"]:
+    """Encode `points` in [0, 1]^3. `T` is a power of two; `resolutions` are int32 cells per axis of each level."""
+    return _HashEncode.apply(points, table, resolutions)
+
+
+def hash_encode_torch(
+    points: Float[Tensor, "N 3"], table: Float[Tensor, "L T F"], resolutions: Int[Tensor, "L"]
+) -> Float[Tensor, "N LF"]:
+    """The same in plain torch: slow, differentiable by autograd, the oracle of the kernel's tests."""
+    levels, size, _ = table.shape
+    out = []
+    for level in range(levels):
+        r = int(resolutions[level])
+        p = points * r
+        base = p.detach().floor().clamp(0, r - 1)
+        f = p - base
+        base = base.long()
+        total = 0.0
+        for corner in range(8):
+            bits = torch.tensor([corner & 1, (corner >> 1) & 1, (corner >> 2) & 1], device=points.device)
+            w = torch.where(bits == 1, f, 1.0 - f).prod(-1)
+            x, y, z = (base + bits).unbind(-1)
+            if (r + 1) ** 3 <= size:
+                index = x + (r + 1) * (y + (r + 1) * z)
+            else:
+                mask = 0xFFFFFFFF
+                index = ((x * PRIMES[0]) ^ ((y * PRIMES[1]) & mask) ^ ((z * PRIMES[2]) & mask)) & (size - 1)
+            total = total + w[:, None] * table[level, index]
+        out.append(total)
+    return torch.cat(out, dim=-1)

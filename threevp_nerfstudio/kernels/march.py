@@ -1,0 +1,213 @@
+"""Marching rays through posed space: where to put samples, and where each lies in canonical space.
+
+One Warp kernel walks every ray along a lattice of step `step`. At each lattice point the nearest triangle of the posed
+template gives either the distance that can be skipped, or a canonical point, whose cell in the canonical occupancy
+grid says whether the field has anything there. Only occupied points become samples. The walk ends at the far bound,
+at `max_samples`, or where the grid's density says that nothing behind can be seen. A ray that would need more samples
+than there is room for is walked again at twice the step, so that no ray is cut short in front of its surface.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import warp as wp
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from threevp_nerfstudio.kernels.runtime import array, launch
+from threevp_nerfstudio.kernels.surface import PosedSurface, canonical_point
+
+MAX_PASSES = wp.constant(4)
+
+
+@dataclass(frozen=True)
+class OccupancyView:
+    """What the kernel reads of the canonical occupancy grid."""
+
+    density: Float[Tensor, "X Y Z"]
+    """Expected density of each cell, 1/m."""
+    skip: Int[Tensor, "X Y Z"]
+    """uint8: 0 where occupied, else how many cells (Chebyshev) to the nearest occupied one, saturated."""
+    origin: tuple[float, float, float]
+    cell: float
+
+
+@dataclass(frozen=True)
+class MarchSettings:
+    step: float
+    """Distance between samples, metres."""
+    reach: float
+    """Half-width of the shell round the template, metres."""
+    max_samples: int
+    max_optical_depth: float
+    """End of the walk: optical depth, by the grid, of the samples so far."""
+
+
+@dataclass(frozen=True)
+class MarchedSamples:
+    """Samples of R rays with room for S each; only those with `mask` are real."""
+
+    t: Float[Tensor, "R S"]
+    """Distance of the sample from the origin, in units of the direction's length."""
+    width: Float[Tensor, "R S"]
+    """Length of the ray that the sample stands for, metres."""
+    position: Float[Tensor, "R S 3"]
+    """Canonical position."""
+    M: Float[Tensor, "R S 3 3"]
+    """Linear part of the posed-to-canonical map."""
+    count: Int[Tensor, "R"]
+
+    @property
+    def mask(self) -> Bool[Tensor, "R S"]:
+        return torch.arange(self.t.shape[1], device=self.t.device) < self.count[:, None]
+
+
+@wp.func
+def box_bounds(o: wp.vec3, d: wp.vec3, lower: wp.vec3, upper: wp.vec3) -> wp.vec2:
+    """Entry and exit distance of a ray through a box; exit < entry where it misses."""
+    near = float(0.0)
+    far = float(1.0e10)
+    for axis in range(3):
+        if wp.abs(d[axis]) < 1.0e-9:
+            if o[axis] < lower[axis] or o[axis] > upper[axis]:
+                far = -1.0
+        else:
+            a = (lower[axis] - o[axis]) / d[axis]
+            b = (upper[axis] - o[axis]) / d[axis]
+            near = wp.max(near, wp.min(a, b))
+            far = wp.min(far, wp.max(a, b))
+    return wp.vec2(near, far)
+
+
+@wp.kernel(enable_backward=False)
+def _march(
+    origins: wp.array(dtype=wp.vec3),
+    directions: wp.array(dtype=wp.vec3),
+    slots: wp.array(dtype=wp.int32),
+    lower: wp.array(dtype=wp.vec3),
+    upper: wp.array(dtype=wp.vec3),
+    meshes: wp.array(dtype=wp.uint64),
+    faces: wp.array(dtype=wp.int32),
+    canonical: wp.array(dtype=wp.vec3),
+    maps: wp.array2d(dtype=wp.mat33),
+    density: wp.array3d(dtype=float),
+    skip: wp.array3d(dtype=wp.uint8),
+    grid_origin: wp.vec3,
+    cell: float,
+    base_step: float,
+    reach: float,
+    max_optical_depth: float,
+    seed: int,
+    out_t: wp.array2d(dtype=float),
+    out_width: wp.array2d(dtype=float),
+    out_position: wp.array2d(dtype=wp.vec3),
+    out_M: wp.array2d(dtype=wp.mat33),
+    out_count: wp.array(dtype=wp.int32),
+):
+    r = wp.tid()
+    slot = slots[r]
+    room = out_t.shape[1]
+    o = origins[r]
+    length = wp.length(directions[r])
+    d = directions[r] / length
+    bounds = box_bounds(o, d, lower[slot], upper[slot])
+    search = 3.0 * reach
+    random = wp.rand_init(seed, r)
+    count = int(0)
+    step = base_step
+    for attempt in range(MAX_PASSES):
+        count = int(0)
+        depth = float(0.0)
+        k = int(0)
+        bound = search  # no nearest point is farther: its distance grows at most as fast as the ray advances
+        last = float(0.0)
+        steps = int(wp.ceil((bounds[1] - bounds[0]) / step))
+        while k < steps and count < room:
+            jitter = float(0.5)
+            if seed >= 0:
+                jitter = wp.randf(random)
+            t = bounds[0] + (float(k) + jitter) * step
+            bound = wp.min(search, bound + (t - last) + 1.0e-5)
+            last = t
+            hit = canonical_point(o + t * d, meshes[slot], slot, faces, canonical, maps, bound)
+            advance = step
+            if hit.found == 0:
+                advance = search - reach
+                bound = search
+            elif hit.distance > reach:
+                advance = hit.distance - reach
+                bound = hit.distance
+            else:
+                bound = hit.distance
+                g = (hit.position - grid_origin) / cell
+                x = int(wp.floor(g[0]))
+                y = int(wp.floor(g[1]))
+                z = int(wp.floor(g[2]))
+                if x >= 0 and y >= 0 and z >= 0 and x < skip.shape[0] and y < skip.shape[1] and z < skip.shape[2]:
+                    away = int(skip[x, y, z])
+                    if away == 0:
+                        out_t[r, count] = t / length
+                        out_width[r, count] = step
+                        out_position[r, count] = hit.position
+                        out_M[r, count] = hit.M
+                        count += 1
+                        depth += density[x, y, z] * step
+                        if depth > max_optical_depth:
+                            k = steps
+                    else:
+                        advance = float(away - 1) * cell
+            k += wp.max(1, int(wp.floor(advance / step)))
+        if k >= steps:
+            break
+        step = step * 2.0
+    out_count[r] = count
+
+
+def march(
+    origins: Float[Tensor, "R 3"],
+    directions: Float[Tensor, "R 3"],
+    slots: Int[Tensor, "R"],
+    surface: PosedSurface,
+    occupancy: OccupancyView,
+    settings: MarchSettings,
+    seed: int = -1,
+) -> MarchedSamples:
+    """March R rays through the posed slots of `surface`.
+
+    Args:
+        seed: of the stratified jitter; negative puts every sample in the middle of its interval.
+    """
+    device, R, S = origins.device, origins.shape[0], settings.max_samples
+    t = torch.zeros(R, S, device=device)
+    width = torch.zeros(R, S, device=device)
+    position = torch.zeros(R, S, 3, device=device)
+    M = torch.zeros(R, S, 3, 3, device=device)
+    count = torch.zeros(R, dtype=torch.int32, device=device)
+    lower = surface.posed.amin(1) - settings.reach
+    upper = surface.posed.amax(1) + settings.reach
+    launch(
+        _march,
+        R,
+        [
+            array(origins.contiguous().float(), wp.vec3),
+            array(directions.contiguous().float(), wp.vec3),
+            array(slots.int().contiguous()),
+            array(lower, wp.vec3),
+            array(upper, wp.vec3),
+            surface.mesh_ids,
+            array(surface.flat_faces),
+            array(surface.canonical, wp.vec3),
+            array(surface.maps, wp.mat33),
+            array(occupancy.density),
+            array(occupancy.skip, wp.uint8),
+            wp.vec3(*occupancy.origin),
+            float(occupancy.cell),
+            float(settings.step),
+            float(settings.reach),
+            float(settings.max_optical_depth),
+            int(seed),
+        ],
+        [array(t), array(width), array(position, wp.vec3), array(M, wp.mat33), array(count)],
+        device,
+    )
+    return MarchedSamples(t, width, position, M, count)

@@ -1,0 +1,231 @@
+"""Nearest triangle and posed-to-canonical map on Warp; the mathematics and the torch twins are in
+`geometry.surface_frames`."""
+
+import numpy as np
+import torch
+import warp as wp
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from threevp_nerfstudio.geometry.surface_frames import MAX_OFFSET_GROWTH, MAX_STRETCH
+from threevp_nerfstudio.kernels.runtime import array, initialise, launch, torch_stream
+
+STRETCH_LIMIT = wp.constant(MAX_STRETCH * 3.0**0.5)
+OFFSET_LIMIT = wp.constant(MAX_OFFSET_GROWTH)
+
+
+@wp.struct
+class CanonicalPoint:
+    """What the map gives for one point: `found` is 0 beyond the search distance."""
+
+    found: int
+    distance: float
+    position: wp.vec3
+    M: wp.mat33
+
+
+@wp.func
+def canonical_point(
+    x: wp.vec3,
+    mesh: wp.uint64,
+    slot: int,
+    faces: wp.array(dtype=wp.int32),
+    canonical: wp.array(dtype=wp.vec3),
+    maps: wp.array2d(dtype=wp.mat33),
+    max_distance: float,
+) -> CanonicalPoint:
+    out = CanonicalPoint()
+    query = wp.mesh_query_point_no_sign(mesh, x, max_distance)
+    if query.result:
+        i = faces[query.face * 3]
+        j = faces[query.face * 3 + 1]
+        k = faces[query.face * 3 + 2]
+        u = query.u
+        v = query.v
+        w = 1.0 - u - v
+        offset = x - wp.mesh_eval_position(mesh, query.face, u, v)
+        M = u * maps[slot, i] + v * maps[slot, j] + w * maps[slot, k]
+        moved = M * offset
+        distance = wp.length(offset)
+        growth = wp.length(moved) / wp.max(distance, 1.0e-12)
+        if growth > OFFSET_LIMIT:
+            moved = moved * (OFFSET_LIMIT / growth)
+        out.found = 1
+        out.distance = distance
+        out.position = u * canonical[i] + v * canonical[j] + w * canonical[k] + moved
+        out.M = M
+    return out
+
+
+@wp.kernel(enable_backward=False)
+def _vertex_maps(
+    posed: wp.array2d(dtype=wp.vec3),
+    canonical: wp.array(dtype=wp.vec3),
+    faces: wp.array(dtype=wp.int32),
+    row_start: wp.array(dtype=wp.int32),
+    row_faces: wp.array(dtype=wp.int32),
+    out: wp.array2d(dtype=wp.mat33),
+):
+    slot, vertex = wp.tid()
+    total = wp.mat33()
+    weight = float(0.0)
+    for entry in range(row_start[vertex], row_start[vertex + 1]):
+        f = row_faces[entry] * 3
+        i = faces[f]
+        j = faces[f + 1]
+        k = faces[f + 2]
+        e1 = posed[slot, j] - posed[slot, i]
+        e2 = posed[slot, k] - posed[slot, i]
+        n = wp.cross(e1, e2)
+        area = wp.length(n)
+        if area > 1.0e-12:
+            n = n / area
+            # rows of the inverse of [e1 e2 n]
+            r1 = wp.cross(e2, n) / area
+            r2 = wp.cross(n, e1) / area
+            c1 = canonical[j] - canonical[i]
+            c2 = canonical[k] - canonical[i]
+            cn = wp.normalize(wp.cross(c1, c2))
+            total += area * (wp.outer(c1, r1) + wp.outer(c2, r2) + wp.outer(cn, n))
+            weight += area
+    if weight > 0.0:
+        total = total / weight
+        norm = wp.sqrt(wp.ddot(total, total))
+        if norm > STRETCH_LIMIT:
+            total = total * (STRETCH_LIMIT / norm)
+        out[slot, vertex] = total
+    else:
+        out[slot, vertex] = wp.identity(n=3, dtype=float)
+
+
+@wp.kernel(enable_backward=False)
+def _to_canonical(
+    points: wp.array(dtype=wp.vec3),
+    slots: wp.array(dtype=wp.int32),
+    meshes: wp.array(dtype=wp.uint64),
+    faces: wp.array(dtype=wp.int32),
+    canonical: wp.array(dtype=wp.vec3),
+    maps: wp.array2d(dtype=wp.mat33),
+    max_distance: float,
+    out_points: wp.array(dtype=wp.vec3),
+    out_M: wp.array(dtype=wp.mat33),
+    out_distance: wp.array(dtype=float),
+):
+    i = wp.tid()
+    slot = slots[i]
+    hit = canonical_point(points[i], meshes[slot], slot, faces, canonical, maps, max_distance)
+    out_distance[i] = wp.inf
+    if hit.found == 1:
+        out_points[i] = hit.position
+        out_M[i] = hit.M
+        out_distance[i] = hit.distance
+
+
+class PosedSurface:
+    """The template's surface in one or more poses ("slots"), each with a BVH that is refitted when the pose changes.
+
+    Holds scratch memory only: everything here follows from the rig and the pose, and is made anew on another device.
+    """
+
+    def __init__(
+        self,
+        canonical: Float[Tensor, "V 3"],
+        faces: Int[Tensor, "F 3"],
+        row_start: Int[Tensor, "Vp"],
+        row_faces: Int[Tensor, "R"],
+        num_slots: int = 1,
+    ) -> None:
+        self.device = canonical.device
+        self.canonical = canonical.contiguous().float()
+        self.faces = faces.contiguous().int()
+        self.flat_faces = self.faces.flatten()
+        self.row_start, self.row_faces = row_start, row_faces
+        V = canonical.shape[0]
+        self.posed = self.canonical.expand(num_slots, V, 3).contiguous()
+        self.maps = torch.zeros(num_slots, V, 3, 3, device=self.device)
+        self._indices = array(self.flat_faces, wp.int32)
+        self._points = [array(self.posed[s], wp.vec3) for s in range(num_slots)]
+        self.meshes = [wp.Mesh(points=p, indices=self._indices) for p in self._points]
+        self.mesh_ids = wp.array([m.id for m in self.meshes], dtype=wp.uint64, device=self._points[0].device)
+
+    @property
+    def num_slots(self) -> int:
+        return len(self.meshes)
+
+    def update(self, posed: Float[Tensor, "S V 3"]) -> None:
+        """Pose the first `S` slots: copy vertices, refit their BVHs, recompute the vertex maps."""
+        count = posed.shape[0]
+        self.posed[:count] = posed.detach()
+        with torch_stream(self.device):
+            for mesh in self.meshes[:count]:
+                mesh.refit()
+        launch(
+            _vertex_maps,
+            (count, self.canonical.shape[0]),
+            [
+                array(self.posed, wp.vec3),
+                array(self.canonical, wp.vec3),
+                self._indices,
+                array(self.row_start),
+                array(self.row_faces),
+            ],
+            [array(self.maps, wp.mat33)],
+            self.device,
+        )
+
+    def to_canonical(
+        self, points: Float[Tensor, "N 3"], slots: Int[Tensor, "N"], max_distance: float
+    ) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3 3"], Float[Tensor, "N"]]:
+        """Canonical points, local maps M and distances; beyond `max_distance` the distance is infinite."""
+        N = points.shape[0]
+        out = torch.zeros(N, 3, device=self.device)
+        M = torch.zeros(N, 3, 3, device=self.device)
+        distance = torch.empty(N, device=self.device)
+        launch(
+            _to_canonical,
+            N,
+            [
+                array(points.contiguous().float(), wp.vec3),
+                array(slots.int().contiguous()),
+                self.mesh_ids,
+                self._indices,
+                array(self.canonical, wp.vec3),
+                array(self.maps, wp.mat33),
+                float(max_distance),
+            ],
+            [array(out, wp.vec3), array(M, wp.mat33), array(distance)],
+            self.device,
+        )
+        return out, M, distance
+
+
+@wp.kernel(enable_backward=False)
+def _signed_distance(
+    mesh: wp.uint64, points: wp.array(dtype=wp.vec3), max_distance: float, out: wp.array(dtype=float)
+):
+    i = wp.tid()
+    query = wp.mesh_query_point_sign_winding_number(mesh, points[i], max_distance)
+    out[i] = wp.inf
+    if query.result:
+        p = wp.mesh_eval_position(mesh, query.face, query.u, query.v)
+        out[i] = query.sign * wp.length(points[i] - p)
+
+
+def signed_distance(
+    vertices: Float[np.ndarray, "V 3"],
+    faces: Int[np.ndarray, "F 3"],
+    points: Float[np.ndarray, "N 3"],
+    max_distance: float,
+) -> Float[np.ndarray, "N"]:
+    """Distance to the surface in metres, negative inside (by winding number, so small holes do no harm); infinite
+    beyond `max_distance`. Runs on the CPU: it is needed once, when a model is made."""
+    initialise()
+    mesh = wp.Mesh(
+        points=wp.array(np.ascontiguousarray(vertices, dtype=np.float32), dtype=wp.vec3, device="cpu"),
+        indices=wp.array(np.ascontiguousarray(faces, dtype=np.int32).reshape(-1), dtype=wp.int32, device="cpu"),
+        support_winding_number=True,
+    )
+    out = wp.empty(len(points), dtype=float, device="cpu")
+    source = wp.array(np.ascontiguousarray(points, dtype=np.float32), dtype=wp.vec3, device="cpu")
+    wp.launch(_signed_distance, len(points), [mesh.id, source, float(max_distance)], [out], device="cpu")
+    return out.numpy()

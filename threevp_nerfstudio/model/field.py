@@ -1,0 +1,193 @@
+"""The avatar's radiance field: blendfields, canonical hash grid, density and colour.
+
+    x^ = x_c + blendfields(x_c; jaw, psi)
+    (sigma, f) = MLP(hash(x^))
+    rgb = MLP(f, light, [view])
+
+`light` is the rotation of the room in the local canonical frame. The lights stand still in the room while the subject
+turns, so in the avatar's own frame they turn; with one camera this is confounded with the view direction, and a field
+that sees the view direction instead learns the light of the camera path.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from nerfstudio.cameras.rays import RaySamples
+from nerfstudio.field_components.activations import trunc_exp
+from nerfstudio.field_components.field_heads import FieldHeadNames
+from nerfstudio.fields.base_field import Field
+from torch import Tensor, nn
+
+from threevp_nerfstudio.model.blendfields import BlendfieldConfig, Blendfields
+from threevp_nerfstudio.model.encodings import HashGrid, HashGridConfig, Implementation, mlp, spherical_harmonics
+
+
+@dataclass
+class FieldConfig:
+    """Sizes of the canonical field, and what colour depends on."""
+
+    grid: HashGridConfig = field(default_factory=HashGridConfig)
+    """Canonical hash grid."""
+    hidden: int = 64
+    """Width of the networks."""
+    features: int = 15
+    """Features that density hands to colour."""
+    expression: Literal["blendfields", "color", "none"] = "blendfields"
+    """How expression enters beside the mesh: displacement fields (the method), density and colour conditioned on it
+    (the paper's ablation), or not at all (coarse only)."""
+    blendfields: BlendfieldConfig = field(default_factory=BlendfieldConfig)
+    """Used with expression = "blendfields"."""
+    appearance: Literal["light", "light+view", "view", "none"] = "light"
+    """What colour depends on beside the position. "view" is the usual NeRF, for comparison."""
+    implementation: Implementation = "warp"
+    """Of the canonical hash grid. "tcnn" needs tinycudann; checkpoints are not interchangeable with it."""
+
+
+@dataclass(frozen=True)
+class CanonicalSamples:
+    """Where and under which conditions the field is evaluated; N packed samples."""
+
+    position: Float[Tensor, "N 3"]
+    """Coarse canonical position, metres."""
+    light: Float[Tensor, "N 3 2"]
+    """The room's x and y axes in the local canonical frame, unit columns."""
+    direction: Float[Tensor, "N 3"]
+    """View direction in the local canonical frame, unit."""
+    conditioning: Float[Tensor, "B C"]
+    """Jaw pose and expression of each frame."""
+    frame: Float[Tensor, "N"]
+    """Row of `conditioning` for each sample (int64)."""
+
+
+class ThreeVPField(Field):
+    """Density and colour in canonical space, displaced by blendfields.
+
+    Args:
+        box: lower and upper corner of the canonical box, metres.
+        face_box: lower and upper corner of the part that expression can move; outside of it blendfields are zero.
+        num_conditioning: number of conditioning channels C.
+    """
+
+    def __init__(
+        self,
+        config: FieldConfig,
+        box: Float[Tensor, "2 3"],
+        face_box: Float[Tensor, "2 3"],
+        num_conditioning: int,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("box", box)
+        self.register_buffer("face_box", face_box)
+        self.grid = HashGrid(config.grid, config.implementation)
+        condition_color = config.expression == "color"
+        extra = num_conditioning if condition_color else 0
+        self.density_net = mlp([self.grid.out_dim + extra, config.hidden, 1 + config.features])
+        light_dim = 2 * 15 if "light" in config.appearance else 0
+        view_dim = 15 if config.appearance == "view" else 0
+        self.color_net = mlp([config.features + light_dim + view_dim, config.hidden, config.hidden, 3])
+        self.view_net = mlp([config.features + 8, 16, 3]) if config.appearance == "light+view" else None
+        if self.view_net is not None:
+            nn.init.zeros_(self.view_net[-1].weight)
+            nn.init.zeros_(self.view_net[-1].bias)
+        self.blendfields = (
+            Blendfields(num_conditioning, config.blendfields, config.implementation)
+            if config.expression == "blendfields" and num_conditioning > 0
+            else None
+        )
+        self.blendfields_enabled = True
+
+    def unit(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+        """Canonical metres to the unit cube; cells stay cubes."""
+        side = (self.box[1] - self.box[0]).max()
+        return ((x - self.box[0]) / side).clamp(0.0, 1.0)
+
+    def face_window(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
+        """1 inside the part that expression moves, smoothly to 0 within its outer 2 cm."""
+        inside = torch.minimum(x - self.face_box[0], self.face_box[1] - x).amin(-1)
+        return (inside / 0.02).clamp(0.0, 1.0)
+
+    def displacement(self, samples: CanonicalSamples) -> Float[Tensor, "N 3"] | None:
+        """Displacement by the blendfields, metres; None where there are none."""
+        if self.blendfields is None or not self.blendfields_enabled:
+            return None
+        window = self.face_window(samples.position)
+        index = (window > 0).nonzero().squeeze(-1)
+        out = torch.zeros_like(samples.position)
+        if len(index) == 0:
+            return out
+        coefficients = self.blendfields.mapping(samples.conditioning)[samples.frame[index]]
+        moved = self.blendfields(self.unit(samples.position[index]), coefficients) * window[index, None]
+        return out.index_add(0, index, moved)
+
+    def density_at(
+        self, x: Float[Tensor, "N 3"], conditioning: Float[Tensor, "N C"] | None = None
+    ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N D"]]:
+        """Density (1/m) and features at displaced canonical positions."""
+        h = self.grid(self.unit(x))
+        if self.config.expression == "color":
+            if conditioning is None:
+                channels = self.density_net[0].in_features - h.shape[1]
+                conditioning = torch.zeros(len(h), channels, device=h.device)
+            h = torch.cat([h, conditioning], -1)
+        h = self.density_net(h)
+        return trunc_exp(h[:, 0] + 3.0), h[:, 1:]
+
+    def color(
+        self, features: Float[Tensor, "N D"], light: Float[Tensor, "N 3 2"], direction: Float[Tensor, "N 3"]
+    ) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"] | None]:
+        """Colour, and the part of its logit that depends on the view (None where there is none)."""
+        inputs = [features]
+        if "light" in self.config.appearance:
+            inputs += [spherical_harmonics(light[..., 0], 3), spherical_harmonics(light[..., 1], 3)]
+        if self.config.appearance == "view":
+            inputs.append(spherical_harmonics(direction, 3))
+        logit = self.color_net(torch.cat(inputs, -1))
+        residual = None
+        if self.view_net is not None:
+            residual = self.view_net(torch.cat([features, spherical_harmonics(direction, 2)], -1))
+            logit = logit + residual
+        return torch.sigmoid(logit), residual
+
+    def evaluate(self, samples: CanonicalSamples) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Density (N,), colour (N, 3), view residual and displacement (N, 3) or None."""
+        displacement = self.displacement(samples)
+        x = samples.position if displacement is None else samples.position + displacement
+        conditioning = samples.conditioning[samples.frame] if self.config.expression == "color" else None
+        density, features = self.density_at(x, conditioning)
+        rgb, residual = self.color(features, samples.light, samples.direction)
+        return density, rgb, residual, displacement
+
+    # nerfstudio's interface: frustum positions are coarse canonical positions, metadata carries the conditions.
+
+    def get_density(self, ray_samples: RaySamples) -> tuple[Tensor, Tensor]:
+        shape = ray_samples.frustums.shape
+        samples = _from_ray_samples(ray_samples)
+        displacement = self.displacement(samples)
+        x = samples.position if displacement is None else samples.position + displacement
+        density, features = self.density_at(x, samples.conditioning if self.config.expression == "color" else None)
+        return density.view(*shape, 1), features.view(*shape, -1)
+
+    def get_outputs(self, ray_samples: RaySamples, density_embedding: Tensor | None = None) -> dict:
+        samples = _from_ray_samples(ray_samples)
+        assert density_embedding is not None
+        rgb, _ = self.color(density_embedding.flatten(0, -2), samples.light, samples.direction)
+        return {FieldHeadNames.RGB: rgb.view(*ray_samples.frustums.shape, 3)}
+
+
+def _from_ray_samples(ray_samples: RaySamples) -> CanonicalSamples:
+    metadata = ray_samples.metadata or {}
+    position = ray_samples.frustums.get_positions().reshape(-1, 3)
+    N = len(position)
+    return CanonicalSamples(
+        position=position,
+        light=metadata["light"].reshape(N, 3, 2),
+        direction=F.normalize(ray_samples.frustums.directions.reshape(N, 3), dim=-1),
+        conditioning=metadata["conditioning"].reshape(N, -1),
+        frame=torch.arange(N, device=position.device),
+    )

@@ -1,0 +1,110 @@
+"""Occupancy of canonical space: which cells the field fills, and how densely.
+
+Canonical space does not move, so one grid serves all frames. It starts as the shell round the template and is thinned
+out while the field is trained (as in Instant-NGP, but there is only one level, and its cells follow the subject).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from threevp_nerfstudio.kernels.march import OccupancyView
+
+MAX_SKIP = 6
+
+
+def shell_cells(
+    vertices: np.ndarray, faces: np.ndarray, box: np.ndarray, cell: float, outside: float, inside: float
+) -> np.ndarray:
+    """Cells (X, Y, Z bool) of the canonical box within `outside` metres off the template and `inside` under it."""
+    from threevp_nerfstudio.kernels.surface import signed_distance
+
+    dims = np.maximum(np.ceil((box[1] - box[0]) / cell).astype(int), 1)
+    axes = [box[0][a] + (np.arange(dims[a]) + 0.5) * cell for a in range(3)]
+    centers = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3).astype(np.float32)
+    distance = signed_distance(vertices, faces, centers, max_distance=max(outside, inside) + cell)
+    slack = cell * 3**0.5 / 2
+    keep = (distance < outside + slack) & (distance > -inside - slack)
+    return keep.reshape(dims)
+
+
+class CanonicalOccupancy(nn.Module):
+    """Expected density per canonical cell.
+
+    Args:
+        shell: cells that may ever be occupied.
+        origin: lower corner of the grid, metres.
+        cell: side of a cell, metres.
+        initial: density at the start, 1/m: high enough to be occupied until the field says otherwise.
+    """
+
+    def __init__(self, shell: Tensor, origin: Tensor, cell: float, initial: float = 10.0) -> None:
+        super().__init__()
+        self.register_buffer("shell", shell)
+        self.register_buffer("density", torch.where(shell, initial, 0.0).float())
+        self.register_buffer("skip", torch.zeros(shell.shape, dtype=torch.uint8))
+        self.register_buffer("origin", origin.float())
+        self.cell = cell
+        self._origin = tuple(float(v) for v in origin)
+        self.register_buffer("active", shell.flatten().nonzero().squeeze(-1), persistent=False)
+        self.refresh(threshold=0.0)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        for name in ("shell", "density", "skip"):
+            value = state_dict.get(prefix + name)
+            if value is not None and value.shape != getattr(self, name).shape:
+                setattr(self, name, torch.empty_like(value, device=getattr(self, name).device))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self.active = self.shell.flatten().nonzero().squeeze(-1)
+        self._origin = tuple(self.origin.tolist())
+
+    @property
+    def view(self) -> OccupancyView:
+        return OccupancyView(self.density, self.skip, self._origin, self.cell)
+
+    @property
+    def occupied_fraction(self) -> float:
+        """Occupied part of the shell."""
+        return float((self.skip.flatten()[self.active] == 0).float().mean())
+
+    @torch.no_grad()
+    def update(
+        self, density: Callable[[Float[Tensor, "N 3"]], Float[Tensor, "N"]], count: int, decay: float, seed: int
+    ) -> None:
+        """Evaluate `count` random cells of the shell at random points and blend the result in."""
+        generator = torch.Generator(device=self.active.device).manual_seed(seed)
+        pick = torch.randint(len(self.active), (count,), generator=generator, device=self.active.device)
+        cells = self.active[pick]
+        _, Y, Z = self.shell.shape
+        index = torch.stack([cells // (Y * Z), (cells // Z) % Y, cells % Z], -1)
+        jitter = torch.rand(count, 3, generator=generator, device=cells.device)
+        value = density(self.origin + (index + jitter) * self.cell)
+        flat = self.density.view(-1)
+        flat[cells] = torch.maximum(flat[cells] * decay, value)
+
+    @torch.no_grad()
+    def refresh(self, threshold: float) -> None:
+        """Recompute what the marcher skips: cells above `threshold` (1/m) and their neighbours stay."""
+        occupied = self.shell & (self.density > threshold)
+        reached = _dilate(occupied) & self.shell
+        skip = torch.where(reached, 0, 1).to(torch.uint8)
+        for _ in range(MAX_SKIP):
+            reached = _dilate(reached)
+            skip += ~reached
+        self.skip.copy_(skip)
+
+
+def _dilate(mask: Tensor) -> Tensor:
+    """One cell in every direction, corners included."""
+    x = mask.float()[None]
+    for axis in range(3):
+        y = x.movedim(axis + 1, -1)
+        shape = y.shape
+        x = F.max_pool1d(y.reshape(1, -1, shape[-1]), 3, 1, 1).view(shape).movedim(-1, axis + 1)
+    return x[0] > 0
