@@ -100,6 +100,8 @@ class _Npz:
         self.path = path
         if not path.is_file():
             raise CaptureError(f"{path} is missing; a capture holds transforms.json, template.npz and motion.npz.")
+        if not zipfile.is_zipfile(path):
+            raise CaptureError(f"{path} is damaged, or no .npz file; write it again with np.savez.")
         try:
             with np.load(path, allow_pickle=False) as archive:
                 self._arrays = {key: archive[key] for key in archive.files}
