@@ -59,9 +59,7 @@ class Frames:
         return Frames(**chosen)
 
 
-def yaw_deg(
-    camera_to_world: Float[Array, "N 4 4"], centre: tuple[float, float] = (0.0, 0.0)
-) -> Float[Array, "N"]:
+def yaw_deg(camera_to_world: Float[Array, "N 4 4"], centre: tuple[float, float] = (0.0, 0.0)) -> Float[Array, "N"]:
     """Azimuth of each camera about the vertical axis through `centre` (x, y), in degrees within (-180, 180].
 
     0 is in front of the subject (camera at -y), positive towards +x, the subject's left.

@@ -45,9 +45,7 @@ def load_template(path: Path | str) -> RiggedTemplate:
         region_names=region_names,
         pose_basis=file.floats("pose_basis", (9 * (J - 1), V, 3)) if "pose_basis" in file else None,
         uvs=uvs,
-        face_uvs=None
-        if uvs is None
-        else file.integers("face_uvs", (F, 3), upper=len(uvs), of="uvs").astype(np.int32),
+        face_uvs=None if uvs is None else file.integers("face_uvs", (F, 3), upper=len(uvs), of="uvs").astype(np.int32),
         body_model=file.text("body_model"),
         license=file.text("license"),
     )

@@ -18,6 +18,7 @@ from threevp_nerfstudio.kernels.runtime import array, launch
 from threevp_nerfstudio.kernels.surface import PosedSurface, canonical_point
 
 MAX_PASSES = wp.constant(4)
+OPAQUE_SAMPLE = wp.constant(2.0)  # a cell's density is its largest, so no single sample may end a ray
 
 
 @dataclass(frozen=True)
@@ -114,12 +115,12 @@ def _march(
     search = 3.0 * reach
     random = wp.rand_init(seed, r)
     count = int(0)
-    step = base_step
+    step = float(base_step)
     for attempt in range(MAX_PASSES):
         count = int(0)
         depth = float(0.0)
         k = int(0)
-        bound = search  # no nearest point is farther: its distance grows at most as fast as the ray advances
+        bound = float(search)  # no nearest point is farther: its distance grows at most as fast as the ray advances
         last = float(0.0)
         steps = int(wp.ceil((bounds[1] - bounds[0]) / step))
         while k < steps and count < room:
@@ -128,17 +129,17 @@ def _march(
                 jitter = wp.randf(random)
             t = bounds[0] + (float(k) + jitter) * step
             bound = wp.min(search, bound + (t - last) + 1.0e-5)
-            last = t
+            last = float(t)
             hit = canonical_point(o + t * d, meshes[slot], slot, faces, canonical, maps, bound)
-            advance = step
+            advance = float(step)
             if hit.found == 0:
                 advance = search - reach
-                bound = search
+                bound = float(search)
             elif hit.distance > reach:
                 advance = hit.distance - reach
-                bound = hit.distance
+                bound = float(hit.distance)
             else:
-                bound = hit.distance
+                bound = float(hit.distance)
                 g = (hit.position - grid_origin) / cell
                 x = int(wp.floor(g[0]))
                 y = int(wp.floor(g[1]))
@@ -151,7 +152,7 @@ def _march(
                         out_position[r, count] = hit.position
                         out_M[r, count] = hit.M
                         count += 1
-                        depth += density[x, y, z] * step
+                        depth += wp.min(density[x, y, z] * step, OPAQUE_SAMPLE)
                         if depth > max_optical_depth:
                             k = steps
                     else:

@@ -141,7 +141,7 @@ class PosedSurface:
         self.flat_faces = self.faces.flatten()
         self.row_start, self.row_faces = row_start, row_faces
         V = canonical.shape[0]
-        self.posed = self.canonical.expand(num_slots, V, 3).contiguous()
+        self.posed = self.canonical.repeat(num_slots, 1, 1)  # a copy, also for one slot
         self.maps = torch.zeros(num_slots, V, 3, 3, device=self.device)
         self._indices = array(self.flat_faces, wp.int32)
         self._points = [array(self.posed[s], wp.vec3) for s in range(num_slots)]

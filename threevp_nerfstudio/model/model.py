@@ -45,17 +45,17 @@ class OccupancyConfig:
     """Metres off the template in which there may be something: hair and clothes. Raise for long or high hair."""
     inside: float = 0.03
     """Metres under the template's surface in which there may be something."""
-    cell: float = 0.005
+    cell: float = 0.008
     """Side of a canonical cell, metres."""
     threshold: float = 4.0
     """Density (1/m) below which a cell counts as empty."""
-    warmup: int = 300
+    warmup: int = 150
     """Steps before cells are emptied."""
     cells_per_step: int = 4096
     """Cells evaluated in each training step."""
-    decay: float = 0.9
+    decay: float = 0.7
     """Of a cell's density at each evaluation."""
-    refresh_every: int = 64
+    refresh_every: int = 32
     """Steps between rebuilds of what the marcher skips."""
 
 
