@@ -110,7 +110,9 @@ def _slices(columns: int) -> Float[Array, "R C 3"]:
     shrink = np.concatenate([np.ones(len(heights) - len(theta)), np.cos(theta)])[:, None]
     u = (np.arange(columns) + 0.5) / columns * 2 * np.pi - np.pi
     phi = u - 0.5 * np.sin(u)  # denser in front
-    width, front, back = (PchipInterpolator(_PROFILE[:, 0], _PROFILE[:, k])(heights.clip(max=DOME_Z)) for k in (1, 2, 3))
+    width, front, back = (
+        PchipInterpolator(_PROFILE[:, 0], _PROFILE[:, k])(heights.clip(max=DOME_Z)) for k in (1, 2, 3)
+    )
     side, ahead = np.sin(phi), np.cos(phi)
     x = width[:, None] * np.sign(side) * np.abs(side) ** 0.9
     y = np.where(ahead > 0, -front[:, None] * np.abs(ahead) ** 0.85, back[:, None] * np.abs(ahead) ** 0.9)
@@ -164,7 +166,11 @@ def _surface(columns: int) -> _Surface:
     first_cavity = len(faces)
     for level in range(1, CAVITY_LEVELS + 1):
         t = level / CAVITY_LEVELS
-        lift = 0.011 * np.sin(np.pi * min(0.75 * t + 0.1, 1.0)) * np.sqrt(np.clip(1 - (grid[row, mouth, 0] / MOUTH_HALF_WIDTH) ** 2, 0, 1))
+        lift = (
+            0.011
+            * np.sin(np.pi * min(0.75 * t + 0.1, 1.0))
+            * np.sqrt(np.clip(1 - (grid[row, mouth, 0] / MOUTH_HALF_WIDTH) ** 2, 0, 1))
+        )
         base = grid[row, mouth] * [1 - 0.15 * t, 1, 1] + [0, MOUTH_DEPTH * t, 0]
         shared = np.isin(mouth, (left, right))
         above = [add(p + [0, 0, h], 0.0 if s else 1.0) for p, h, s in zip(base, lift, shared, strict=True)]
@@ -258,7 +264,9 @@ def _regions(surface: _Surface) -> Int[Array, "F"]:
     label = {name: i for i, name in enumerate(REGIONS)}
     regions = np.zeros(len(surface.faces), dtype=np.int64)
     regions[z < 0.715] = label["torso"]
-    hairline = np.interp(np.degrees(np.arctan2(np.abs(x), -y)), (0, 40, 80, 110, 180), (0.962, 0.955, 0.93, 0.92, 0.845))
+    hairline = np.interp(
+        np.degrees(np.arctan2(np.abs(x), -y)), (0, 40, 80, 110, 180), (0.962, 0.955, 0.93, 0.92, 0.845)
+    )
     regions[(z > hairline)] = label["scalp"]
     front = y < -0.04
     eye = ((np.abs(x) - EYE_X) / (EYE_OPENING[0] + 0.003)) ** 2 + ((z - EYE_Z) / (EYE_OPENING[1] + 0.003)) ** 2
