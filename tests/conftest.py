@@ -18,3 +18,13 @@ def portrait_a() -> Path:
     if not path.is_dir():
         pytest.skip("no capture portrait_a beside the repository; it is an optional extra")
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generated capture that trains in seconds: 48 frames of 48 x 48. Read only; copy it to change it."""
+    from threevp_nerfstudio.capture.synthetic import Demo, generate
+
+    output = tmp_path_factory.mktemp("captures") / "tiny"
+    counts = {"static_frames": 20, "dynamic_frames": 22, "test_frames": 6}
+    return generate(Demo(output, size=48, columns=40, quiet=True, **counts))

@@ -103,10 +103,10 @@ def examine(capture: Capture, max_frames: int = 300, resolution: int = 192, quie
     looked_at = np.unique(np.linspace(0, len(frames) - 1, count).round().astype(int))
     posed = PosedTemplate(capture.template, motion)
     fits = []
-    for i in track(looked_at, "Silhouettes", disable=quiet, transient=True):
+    for i in track(looked_at.tolist(), "Silhouettes", disable=quiet, transient=True):
         width, height = reduced_size(frames, i, resolution)
-        matte = matte_at(read_rgba(frames, int(i)), width, height)
-        fits.append(iou(posed.silhouette(frames, int(i), width, height), matte))
+        matte = matte_at(read_rgba(frames, i), width, height)
+        fits.append(iou(posed.silhouette(frames, i, width, height), matte))
     fit, yaw = np.array(fits), yaw_deg(frames.camera_to_world)
     names = capture.template.expression_names if motion.rigged else motion.conditioning_names
     values = (motion.expression if motion.rigged else motion.conditioning)[frames.motion_index]
