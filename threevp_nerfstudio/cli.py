@@ -14,6 +14,7 @@ from threevp_nerfstudio.errors import ThreeVPError
 # subcommand -> (module, dataclass, one line for --help)
 COMMANDS = {
     "validate": ("threevp_nerfstudio.capture.validate", "Validate", "check a capture; report coverage and silhouettes"),
+    "turntable": ("threevp_nerfstudio.render.turntable", "Turntable", "film an avatar from all sides, performing"),
     "demo": ("threevp_nerfstudio.capture.synthetic", "Demo", "generate a small synthetic capture"),
 }
 
