@@ -1,0 +1,233 @@
+"""Warp kernels against their torch twins, and what marching must guarantee."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.shapes import sphere
+from threevp_nerfstudio.geometry.surface_frames import to_canonical_torch, vertex_maps_torch, vertex_triangles
+from threevp_nerfstudio.kernels.hash_grid import hash_encode, hash_encode_torch
+from threevp_nerfstudio.kernels.march import MarchSettings, OccupancyView, march
+from threevp_nerfstudio.kernels.surface import PosedSurface, signed_distance
+
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=[
+            pytest.mark.gpu,
+            pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device; run `pytest -m gpu` where there is one"),
+        ],
+    ),
+]
+
+# ---- hash grid -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("features", [1, 2, 4])
+def test_hash_grid_agrees_with_its_twin(features: int, device: str):
+    torch.manual_seed(features)
+    table = torch.randn(5, 2**10, features, device=device, requires_grad=True)
+    resolutions = torch.tensor([4, 9, 16, 61, 1024], dtype=torch.int32, device=device)  # dense and hashed levels
+    points = torch.rand(300, 3, device=device)
+    points[:8] = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3).to(device)  # the cube's corners
+    points[8:20, 0] = 1.0
+    points.requires_grad_()
+    upstream = torch.randn(300, 5 * features, device=device)
+    results = []
+    for encode in (hash_encode, hash_encode_torch):
+        out = encode(points, table, resolutions)
+        results.append((out, *torch.autograd.grad((out * upstream).sum(), (points, table))))
+    for fast, oracle, scale in zip(results[0], results[1], (1.0, 1024.0, 1.0), strict=True):
+        torch.testing.assert_close(fast, oracle, rtol=1e-3, atol=2e-4 * scale)
+
+
+def test_hash_grid_interpolates_linearly_between_corners():
+    table = torch.randn(1, 2**10, 2)
+    resolutions = torch.tensor([4], dtype=torch.int32)
+    a, b = torch.tensor([[0.25, 0.5, 0.75]]), torch.tensor([[0.5, 0.5, 0.75]])
+    ends = [hash_encode(p, table, resolutions) for p in (a, b)]
+    torch.testing.assert_close(hash_encode(0.3 * a + 0.7 * b, table, resolutions), 0.3 * ends[0] + 0.7 * ends[1])
+
+
+def test_hash_grid_takes_no_points():
+    table = torch.randn(2, 2**8, 2, requires_grad=True)
+    out = hash_encode(torch.zeros(0, 3), table, torch.tensor([4, 8], dtype=torch.int32))
+    out.sum().backward()
+    assert out.shape == (0, 4) and not table.grad.any()
+
+
+# ---- surface ---------------------------------------------------------------------------------------------------------
+
+
+def surface_of(canonical: np.ndarray, faces: np.ndarray, slots: int, device: str = "cpu") -> PosedSurface:
+    start, rows = vertex_triangles(faces, len(canonical))
+    tensors = [torch.from_numpy(x).to(device) for x in (canonical, faces, start, rows)]
+    return PosedSurface(*tensors, slots)
+
+
+def bent(vertices: np.ndarray, amount: float, rng: np.random.Generator) -> torch.Tensor:
+    return torch.from_numpy((vertices + rng.normal(size=vertices.shape) * amount + rng.normal(size=3) * 0.1).astype(np.float32))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("noise", [0.0, 0.002, 0.02])
+def test_surface_map_agrees_with_its_twin(noise: float, device: str):
+    rng = np.random.default_rng(7)
+    vertices, faces = sphere(rings=6, segments=8)
+    poses = torch.stack([bent(vertices, noise, rng) for _ in range(3)]).to(device)
+    surface = surface_of(vertices, faces, 4, device)
+    surface.update(poses)
+    points = poses.cpu()[torch.arange(90) % 3, torch.arange(90) % len(vertices)] + torch.randn(90, 3) * 0.03
+    slots = (torch.arange(90) % 3).to(device)
+    x, M, distance = (t.cpu() for t in surface.to_canonical(points.to(device), slots, max_distance=1.0))
+    canonical, triangles = torch.from_numpy(vertices), torch.from_numpy(faces)
+    for slot in range(3):
+        posed, mine = poses[slot].cpu(), slots.cpu() == slot
+        maps = vertex_maps_torch(posed.double(), canonical.double(), triangles)
+        torch.testing.assert_close(surface.maps[slot].cpu().double(), maps, rtol=2e-3, atol=2e-3)
+        expected = to_canonical_torch(points[mine].double(), posed.double(), canonical.double(), triangles, maps)
+        torch.testing.assert_close(distance[mine].double(), expected[2], rtol=1e-4, atol=1e-6)
+        # where two triangles are equally near, either may be chosen; both give the same point of the surface
+        close = (x[mine].double() - expected[0]).norm(dim=-1) < 1e-4
+        assert close.float().mean() > 0.95
+
+
+def test_surface_map_survives_degenerate_triangles():
+    vertices = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 0], [2, 0, 0]], dtype=np.float32)
+    faces = np.array([[0, 1, 2], [0, 1, 4], [0, 3, 3]], dtype=np.int32)  # a proper one, a sliver, a point
+    surface = surface_of(vertices, faces, 1)
+    surface.update(torch.from_numpy(vertices)[None])
+    points = torch.randn(50, 3)
+    x, M, distance = surface.to_canonical(points, torch.zeros(50, dtype=torch.int64), 100.0)
+    assert all(torch.isfinite(t).all() for t in (x, M, distance))
+    maps = vertex_maps_torch(*[torch.from_numpy(vertices)] * 2, torch.from_numpy(faces))
+    assert torch.isfinite(maps).all()
+
+
+def test_points_beyond_the_search_distance_are_not_found():
+    vertices, faces = sphere()
+    surface = surface_of(vertices, faces, 1)
+    points = torch.tensor([[0.0, 0.0, 0.3], [0.0, 0.0, 0.12]])
+    _, _, distance = surface.to_canonical(points, torch.zeros(2, dtype=torch.int64), max_distance=0.05)
+    assert torch.isinf(distance[0]) and distance[1] == pytest.approx(0.02, abs=1e-3)
+
+
+@pytest.mark.parametrize("slots", [1, 2, 5])
+def test_posing_a_surface_leaves_the_canonical_vertices_alone(slots: int):
+    vertices, faces = sphere()
+    canonical = torch.from_numpy(vertices.copy())
+    start, rows = vertex_triangles(faces, len(vertices))
+    surface = PosedSurface(canonical, *[torch.from_numpy(x) for x in (faces, start, rows)], slots)
+    offsets = torch.arange(1.0, slots + 1)[:, None, None]
+    surface.update(canonical + offsets)
+    assert torch.equal(canonical, torch.from_numpy(vertices))
+    assert torch.equal(surface.canonical, canonical)
+    points = canonical[5].expand(slots, 3) + offsets[:, 0]  # each slot's own copy of a vertex
+    x, M, distance = surface.to_canonical(points, torch.arange(slots), 0.1)
+    torch.testing.assert_close(x, canonical[5].expand(slots, 3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(M, torch.eye(3).expand(slots, 3, 3), atol=1e-3, rtol=0)
+
+
+def test_signed_distance_is_negative_inside():
+    vertices, faces = sphere(rings=40, segments=60)
+    points = np.array([[0, 0, 0.13], [0, 0, 0.08], [0, 0, 1.0]], dtype=np.float32)
+    distance = signed_distance(vertices, faces, points, max_distance=0.2)
+    np.testing.assert_allclose(distance[:2], [0.03, -0.02], atol=1e-3)
+    assert np.isinf(distance[2])
+
+
+# ---- marching --------------------------------------------------------------------------------------------------------
+
+CELL, REACH = 0.01, 0.03
+
+
+def shell_view(density: float = 0.0, occupied: bool = True) -> OccupancyView:
+    """A grid over [-0.16, 0.16]^3 in which everything (or nothing) is occupied."""
+    shape = (32, 32, 32)
+    skip = torch.full(shape, 0 if occupied else 6, dtype=torch.uint8)
+    return OccupancyView(torch.full(shape, density), skip, (-0.16, -0.16, -0.16), CELL)
+
+
+def rays(count: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+    """Half of them hit the ball at the origin, half pass it by."""
+    target = torch.randn(count, 3) * 0.02
+    target[count // 2 :, 0] += 1.0
+    origins = torch.tensor([0.0, -1.0, 0.0]).expand(count, 3).contiguous()
+    return origins, torch.nn.functional.normalize(target - origins, dim=-1)
+
+
+def marched(view: OccupancyView, seed: int = -1, step: float = 0.005, room: int = 64, optical: float = 1e9, scale: float = 1.0):
+    torch.manual_seed(0)
+    vertices, faces = sphere()
+    origins, directions = rays()
+    settings = MarchSettings(step, REACH, room, optical)
+    slots = torch.zeros(len(origins), dtype=torch.int64)
+    surface = surface_of(vertices, faces, 1)
+    surface.update(torch.from_numpy(vertices)[None])
+    return origins, directions, march(origins, directions * scale, slots, surface, view, settings, seed)
+
+
+def test_a_missed_ray_has_no_samples_and_a_hit_has_some():
+    _, _, samples = marched(shell_view())
+    assert (samples.count[32:] == 0).all() and (samples.count[:32] > 0).all()
+    assert not samples.mask[32:].any()
+
+
+@pytest.mark.parametrize("seed", [-1, 3])
+def test_samples_lie_in_the_shell_in_order_and_do_not_overlap(seed: int):
+    origins, directions, samples = marched(shell_view(), seed)
+    x = (origins[:, None] + samples.t[..., None] * directions[:, None])[samples.mask]
+    # the surface is where it was when the rays were cast, so canonical and posed positions agree
+    torch.testing.assert_close(samples.position[samples.mask], x, atol=2e-4, rtol=0)
+    vertices, faces = sphere()
+    distance = np.abs(signed_distance(vertices, faces, x.numpy(), 1.0))
+    assert distance.max() <= REACH + 1e-4
+    gap = samples.t[:, 1:] - samples.t[:, :-1]
+    both = samples.mask[:, 1:]
+    assert (gap[both] > 0).all()
+    if seed < 0:
+        assert (gap[both] >= samples.width[:, 1:][both] - 1e-5).all()
+
+
+def test_both_walls_are_sampled_and_widths_cover_the_shell():
+    origins, directions, samples = marched(shell_view())
+    # along the ball's middle each wall is 2 * REACH thick
+    covered = (samples.width * samples.mask).sum(1)[:32]
+    assert covered.min() > 3.5 * REACH and covered.max() < 7 * REACH
+    depth = samples.t[:32]
+    near = (depth < 1.0) & samples.mask[:32]
+    far = (depth > 1.0) & samples.mask[:32]
+    assert near.any(1).all() and far.any(1).all()
+
+
+def test_too_little_room_widens_the_steps_instead_of_cutting_rays_short():
+    _, _, samples = marched(shell_view(), room=12)
+    assert (samples.count <= 12).all()
+    far = ((samples.t > 1.05) & samples.mask)[:32]
+    assert far.any(1).all()
+    assert (samples.width[:32, 0] > 0.005).all()
+
+
+def test_marching_ends_where_nothing_behind_can_be_seen():
+    open_, opaque = marched(shell_view())[2], marched(shell_view(density=300.0), optical=8.0)[2]
+    assert (opaque.count[:32] < open_.count[:32]).all() and (opaque.count[:32] > 0).all()
+
+
+def test_empty_cells_give_no_samples():
+    assert not marched(shell_view(occupied=False))[2].count.any()
+
+
+def test_a_seed_determines_the_samples():
+    a, b, c = (marched(shell_view(), seed)[2] for seed in (5, 5, 6))
+    assert torch.equal(a.t, b.t) and not torch.equal(a.t, c.t)
+
+
+def test_directions_of_any_length_give_the_same_points():
+    origins, directions, unit = marched(shell_view())
+    _, _, long = marched(shell_view(), scale=2.5)
+    torch.testing.assert_close(long.t * 2.5, unit.t, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(long.width, unit.width)
