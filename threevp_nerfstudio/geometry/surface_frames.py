@@ -89,7 +89,7 @@ def to_canonical_torch(
     return c + moved, M, distance[rows, best]
 
 
-def closest_barycentric(p: Float[Tensor, "*n 3"], corners: Float[Tensor, "*n 3 3"]) -> Float[Tensor, "*n 3"]:
+def closest_barycentric(p: Float[Tensor, "*#n 3"], corners: Float[Tensor, "*#n 3 3"]) -> Float[Tensor, "... 3"]:
     """Barycentric coordinates of the point of a triangle closest to `p` (Ericson, Real-Time Collision Detection 5.1.5)."""
     a, b, c = corners.unbind(-2)
     ab, ac = b - a, c - a
