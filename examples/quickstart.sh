@@ -2,7 +2,7 @@
 # From a fresh clone to an avatar and a film of it: installs, checks the bundled sample capture, trains, evaluates on
 # held-out views and expressions, renders a turntable. About 10 minutes on 2 CPU cores after the installation.
 #
-#   bash examples/quickstart.sh [CAPTURE]     results go to outputs/quickstart (or $THREEVP_OUTPUT)
+#   bash examples/quickstart.sh [CAPTURE [ns-train options...]]   results go to outputs/quickstart (or $THREEVP_OUTPUT)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source examples/environment.sh
@@ -12,6 +12,7 @@ export PATH="$BIN:$PATH" PYTHONUNBUFFERED=1
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"        # on a CPU, small batches are fastest on one thread
 export PYTHONWARNINGS="${PYTHONWARNINGS:-ignore}"     # nerfstudio 1.1.5 uses what newer torch releases deprecate
 CAPTURE=${1:-examples/portrait_sample}
+shift $(($# > 0 ? 1 : 0))
 OUT=${THREEVP_OUTPUT:-$PWD/outputs/quickstart}
 RUN=$OUT/avatar/threevp-small/$(date +%Y-%m-%d_%H%M%S)
 DEVICE=$("$PY" -c 'import torch; print("cuda" if torch.cuda.is_available() else "cpu")')
@@ -24,7 +25,7 @@ threevp validate "$CAPTURE" --output "$OUT/capture"
 
 step "Training on: $DEVICE"
 ns-train threevp-small --vis tensorboard --machine.device-type "$DEVICE" --logging.local-writer.max-log-size 0 \
-    --output-dir "$OUT" --experiment-name avatar --timestamp "$(basename "$RUN")" --data "$CAPTURE"
+    --output-dir "$OUT" --experiment-name avatar --timestamp "$(basename "$RUN")" "$@" --data "$CAPTURE"
 
 step "Evaluating on held-out views and expressions"
 ns-eval --load-config "$RUN/config.yml" --output-path "$OUT/metrics.json"
