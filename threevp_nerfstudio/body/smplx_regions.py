@@ -12,6 +12,7 @@ from numpy import ndarray as Array
 from threevp_nerfstudio.body.labels import region_index
 from threevp_nerfstudio.body.template import RiggedTemplate
 from threevp_nerfstudio.errors import TemplateError
+from threevp_nerfstudio.kernels.mesh_query import MeshQuery
 
 PART_WORDS = (
     ("eyes", ("eyeball", "lefteye", "righteye")),
@@ -42,8 +43,9 @@ def label_faces(
     head = vertex == region_index("scalp")
     v = template.vertices
     brows, mouth = landmarks[BROW_ROWS], landmarks[MOUTH_ROWS]
-    eye_depth = np.concatenate([landmarks[rows] for rows in EYE_ROWS])[:, 1].mean()
-    front = (v[:, 1] < eye_depth + 0.06) & (v[:, 2] < brows[:, 2].mean() + 0.05)
+    eyes = np.concatenate([landmarks[rows] for rows in EYE_ROWS]).mean(0)
+    front = (v[:, 1] < eyes[1] + 0.06) & (v[:, 2] < brows[:, 2].mean() + 0.05)
+    front |= (v[:, 1] < eyes[1] + 0.10) & (v[:, 2] < eyes[2] - 0.02)
     label = vertex.copy()
     label[head & front] = region_index("face")
     label[head & _ears(v, head, landmarks)] = region_index("ears")
@@ -53,10 +55,17 @@ def label_faces(
     inner = (v[:, 0] > mouth[:, 0].min()) & (v[:, 0] < mouth[:, 0].max())
     inner &= np.abs(v[:, 2] - mouth[:, 2].mean()) < 0.02
     inner &= (v[:, 1] > mouth[:, 1].min() + 0.012) & (v[:, 1] < mouth[:, 1].min() + 0.06)
-    label[head & inner] = region_index("mouth_interior")
+    label[head & inner & _hidden(template)] = region_index("mouth_interior")
     corner = label[template.faces]
     middle = np.sort(corner, axis=1)[:, 1]  # the label of two corners at least, where two agree
     return middle.astype(np.uint8)
+
+
+def _hidden(template: RiggedTemplate) -> Bool[Array, "V"]:
+    """Vertices that the surface itself hides from the front."""
+    start = template.vertices + np.array([0.0, -1e-3, 0.0])
+    ahead = np.tile([0.0, -1.0, 0.0], (len(start), 1))
+    return MeshQuery(template.vertices, template.faces).cast(start, ahead).found
 
 
 def _ears(v: Float[Array, "V 3"], head: Bool[Array, "V"], landmarks: Float[Array, "51 3"]) -> Bool[Array, "V"]:
