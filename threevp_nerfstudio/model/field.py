@@ -16,7 +16,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from nerfstudio.cameras.rays import RaySamples
 from nerfstudio.field_components.activations import trunc_exp
 from nerfstudio.field_components.field_heads import FieldHeadNames
@@ -60,8 +60,8 @@ class CanonicalSamples:
     """View direction in the local canonical frame, unit."""
     conditioning: Float[Tensor, "B C"]
     """Jaw pose and expression of each frame."""
-    frame: Float[Tensor, "N"]
-    """Row of `conditioning` for each sample (int64)."""
+    frame: Int[Tensor, "N"]
+    """Row of `conditioning` for each sample ."""
 
 
 class ThreeVPField(Field):
