@@ -46,6 +46,9 @@ class Turntable:
     """Above 1 the subject is larger than in the capture."""
     expression: Literal["performance", "neutral"] = "performance"
     """What the face does meanwhile."""
+    light: Literal["camera", "subject"] = "camera"
+    """What the light goes with: the camera, as if the subject turned on the chair before it (training saw each side in
+    that light), or the subject, as if someone walked round it."""
     light_turn_deg: float = 0.0
     """Turn of the light about the subject; 0 is as in a frontal picture of the capture."""
     background: Literal["white", "black", "gray"] = "white"
@@ -87,7 +90,8 @@ class Turntable:
     def render(self, model: ThreeVPModel, framing: Framing) -> list[np.ndarray]:
         """Write the film; returns the pictures that belong on the sheet."""
         count = max(round(self.seconds * self.fps), 1)
-        cameras = orbit_cameras(self, framing, count)
+        yaws = np.arange(count) / count * 2 * np.pi * self.turns  # ends before it closes, so that the film can loop
+        cameras = orbit_cameras(self, framing, yaws)
         chosen = np.linspace(0, count, SHEET_COLUMNS * SHEET_ROWS, endpoint=False).astype(int)
         kept = []
         columns = (TextColumn("Rendering"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -96,7 +100,7 @@ class Turntable:
             Progress(*columns, transient=True) as progress,
         ):
             for i in progress.track(range(count)):
-                state = self.state(model, i / max(count - 1, 1))
+                state = self.state(model, i / max(count - 1, 1), yaws[i])
                 rgb = model.render_camera(cameras[i : i + 1], state)["rgb"]
                 picture = (rgb.clamp(0, 1) * 255).round().byte().cpu().numpy()
                 write(picture)
@@ -104,13 +108,14 @@ class Turntable:
                     kept.append(picture)
         return kept
 
-    def state(self, model: ThreeVPModel, time: float) -> PoseState:
-        """Pose and light at a time of the film, 0 to 1."""
+    def state(self, model: ThreeVPModel, time: float, yaw: float) -> PoseState:
+        """Pose and light at a time of the film, 0 to 1, and a yaw of its camera, radians."""
         from threevp_nerfstudio.model.performance import light_turn
 
         performance = model.performance
         state = performance.neutral() if self.expression == "neutral" else performance.at_time(time)
-        room = light_turn(math.radians(self.light_turn_deg), state.room.device)
+        turn = math.radians(self.light_turn_deg) + (yaw if self.light == "camera" else 0.0)
+        room = light_turn(turn, state.room.device)
         return replace(state, room=room[None])
 
 
@@ -136,12 +141,11 @@ def load_avatar(config: Path) -> tuple[ThreeVPModel, Framing]:
     return model, framing_of(frames.camera_to_world, frames.focal[:, 1], frames.size[:, 1], middle)
 
 
-def orbit_cameras(settings: Turntable, framing: Framing, count: int) -> Cameras:
-    """nerfstudio cameras of a turn that ends one picture before it closes, so that the film can loop."""
+def orbit_cameras(settings: Turntable, framing: Framing, yaws: np.ndarray) -> Cameras:
+    """nerfstudio cameras of a film."""
     import torch
     from nerfstudio.cameras.cameras import Cameras, CameraType
 
-    yaws = np.arange(count) / count * 2 * np.pi * settings.turns
     poses = orbit(framing.center, framing.distance, math.radians(settings.elevation_deg), yaws)
     focal = settings.size / (2.0 * math.tan(framing.fov_y / 2.0)) * settings.zoom
     return Cameras(
