@@ -21,7 +21,7 @@ class PixelShares:
     """Eyes and mouth, where they are seen."""
     border: float = 0.15
     """A ring round the matte's edge: silhouettes and hair."""
-    background: float = 0.03
+    background: float = 0.06
     """Anywhere outside."""
     balanced: bool = True
     """False: pixels uniformly over the picture, for comparison."""

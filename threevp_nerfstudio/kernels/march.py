@@ -18,17 +18,20 @@ from threevp_nerfstudio.kernels.runtime import array, launch
 from threevp_nerfstudio.kernels.surface import PosedSurface, canonical_point
 
 MAX_PASSES = wp.constant(4)
-OPAQUE_SAMPLE = wp.constant(2.0)  # a cell's density is its largest, so no single sample may end a ray
+CORE = 255
+CORE_CELL = wp.constant(CORE)
+OPAQUE_SAMPLE = wp.constant(2.0)  # no single sample may end a ray
 
 
 @dataclass(frozen=True)
 class OccupancyView:
     """What the kernel reads of the canonical occupancy grid."""
 
-    density: Float[Tensor, "X Y Z"]
-    """Expected density of each cell, 1/m."""
+    solid: Float[Tensor, "X Y Z"]
+    """Least density of each cell, 1/m."""
     skip: Int[Tensor, "X Y Z"]
-    """uint8: 0 where occupied, else how many cells (Chebyshev) to the nearest occupied one, saturated."""
+    """uint8: 0 where occupied, else how many cells (Chebyshev) to the nearest occupied one, saturated; 255
+    in the core of the body, where rays end."""
     origin: tuple[float, float, float]
     cell: float
 
@@ -91,7 +94,7 @@ def _march(
     faces: wp.array(dtype=wp.int32),
     canonical: wp.array(dtype=wp.vec3),
     maps: wp.array2d(dtype=wp.mat33),
-    density: wp.array3d(dtype=float),
+    solid: wp.array3d(dtype=float),
     skip: wp.array3d(dtype=wp.uint8),
     grid_origin: wp.vec3,
     cell: float,
@@ -152,11 +155,15 @@ def _march(
                         out_position[r, count] = hit.position
                         out_M[r, count] = hit.M
                         count += 1
-                        depth += wp.min(density[x, y, z] * step, OPAQUE_SAMPLE)
+                        depth += wp.min(solid[x, y, z] * step, OPAQUE_SAMPLE)
                         if depth > max_optical_depth:
                             k = steps
+                    elif away == CORE_CELL:
+                        k = steps
                     else:
-                        advance = float(away - 1) * cell
+                        # another part of the surface may be no farther than this one, and what lies round it
+                        # has its own place in canonical space: do not skip past it
+                        advance = wp.min(float(away - 1) * cell, 0.5 * hit.distance)
             k += wp.max(1, int(wp.floor(advance / step)))
         if k >= steps:
             break
@@ -199,7 +206,7 @@ def march(
             array(surface.flat_faces),
             array(surface.canonical, wp.vec3),
             array(surface.maps, wp.mat33),
-            array(occupancy.density),
+            array(occupancy.solid),
             array(occupancy.skip, wp.uint8),
             wp.vec3(*occupancy.origin),
             float(occupancy.cell),

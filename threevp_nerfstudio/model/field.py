@@ -27,6 +27,10 @@ from threevp_nerfstudio.model.blendfields import BlendfieldConfig, Blendfields
 from threevp_nerfstudio.model.encodings import HashGrid, HashGridConfig, Implementation, mlp, spherical_harmonics
 
 
+DENSITY_BIAS = 3.0
+"""log of the density (1/m) that a fresh field starts with."""
+
+
 @dataclass
 class FieldConfig:
     """Sizes of the canonical field, and what colour depends on."""
@@ -61,7 +65,7 @@ class CanonicalSamples:
     conditioning: Float[Tensor, "B C"]
     """Jaw pose and expression of each frame."""
     frame: Int[Tensor, "N"]
-    """Row of `conditioning` for each sample ."""
+    """Row of `conditioning` for each sample."""
 
 
 class ThreeVPField(Field):
@@ -136,7 +140,7 @@ class ThreeVPField(Field):
                 conditioning = torch.zeros(len(h), channels, device=h.device)
             h = torch.cat([h, conditioning], -1)
         h = self.density_net(h)
-        return trunc_exp(h[:, 0] + 3.0), h[:, 1:]
+        return trunc_exp(h[:, 0] + DENSITY_BIAS), h[:, 1:]
 
     def color(
         self, features: Float[Tensor, "N D"], light: Float[Tensor, "N 3 2"], direction: Float[Tensor, "N 3"]

@@ -43,15 +43,16 @@ class OccupancyConfig:
 
     outside: float = 0.06
     """Metres off the template in which there may be something: hair and clothes. Raise for long or high hair."""
-    inside: float = 0.03
-    """Metres under the template's surface in which there may be something."""
-    cell: float = 0.008
+    inside: float = 0.012
+    """Metres under the template's surface in which there may be something. Rays end below: raise it where the template
+    is larger than the person."""
+    cell: float = 0.006
     """Side of a canonical cell, metres."""
-    threshold: float = 4.0
+    threshold: float = 10.0
     """Density (1/m) below which a cell counts as empty."""
     warmup: int = 150
     """Steps before cells are emptied."""
-    cells_per_step: int = 4096
+    cells_per_step: int = 6144
     """Cells evaluated in each training step."""
     decay: float = 0.7
     """Of a cell's density at each evaluation."""
@@ -114,10 +115,12 @@ class ThreeVPModel(Model):
         vertices = self.canonical.vertices.numpy()
         margin = occupancy.outside + occupancy.cell
         box = np.stack([vertices.min(0) - margin, vertices.max(0) + margin]).astype(np.float32)
-        shell = shell_cells(
+        shell, core = shell_cells(
             vertices, capture.template.faces, box, occupancy.cell, occupancy.outside, occupancy.inside
         )
-        self.occupancy = CanonicalOccupancy(torch.from_numpy(shell), torch.from_numpy(box[0]), occupancy.cell)
+        self.occupancy = CanonicalOccupancy(
+            torch.from_numpy(shell), torch.from_numpy(core), torch.from_numpy(box[0]), occupancy.cell
+        )
         self.field = ThreeVPField(
             self.config.field_config,
             torch.from_numpy(box),
@@ -171,7 +174,7 @@ class ThreeVPModel(Model):
 
     def march_settings(self) -> MarchSettings:
         reach = max(self.config.occupancy.outside, self.config.occupancy.inside) + self.config.occupancy.cell
-        return MarchSettings(self.config.sample_step, reach, self.config.max_samples, max_optical_depth=8.0)
+        return MarchSettings(self.config.sample_step, reach, self.config.max_samples, max_optical_depth=7.0)
 
     def _march(
         self, origins: Tensor, directions: Tensor, slots: Tensor, surface: PosedSurface, seed: int

@@ -14,40 +14,47 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from threevp_nerfstudio.kernels.march import OccupancyView
+from threevp_nerfstudio.kernels.march import CORE, OccupancyView
 
 MAX_SKIP = 6
+CORE_THICKNESS = 0.03
+"""Metres of the core that are marked: more than a ray can jump."""
 
 
 def shell_cells(
     vertices: np.ndarray, faces: np.ndarray, box: np.ndarray, cell: float, outside: float, inside: float
-) -> np.ndarray:
-    """Cells (X, Y, Z bool) of the canonical box within `outside` metres off the template and `inside` under it."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cells of the canonical box (X, Y, Z bool): those within `outside` metres off the template and `inside` under it,
+    and those deeper inside (the core), where no ray gets to."""
     from threevp_nerfstudio.kernels.surface import signed_distance
 
     dims = np.maximum(np.ceil((box[1] - box[0]) / cell).astype(int), 1)
     axes = [box[0][a] + (np.arange(dims[a]) + 0.5) * cell for a in range(3)]
     centers = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3).astype(np.float32)
-    distance = signed_distance(vertices, faces, centers, max_distance=max(outside, inside) + cell)
+    distance = signed_distance(vertices, faces, centers, max_distance=max(outside, inside + CORE_THICKNESS))
     slack = cell * 3**0.5 / 2
     keep = (distance < outside + slack) & (distance > -inside - slack)
-    return keep.reshape(dims)
+    return keep.reshape(dims), (distance <= -inside - slack).reshape(dims)
 
 
 class CanonicalOccupancy(nn.Module):
-    """Expected density per canonical cell.
+    """Density per canonical cell: `density` follows its largest values (is there anything?), `solid` its smallest
+    (is all of it opaque? then a ray may end there, which a cell that a surface passes through must not cause).
 
     Args:
         shell: cells that may ever be occupied.
+        core: cells at which rays end.
         origin: lower corner of the grid, metres.
         cell: side of a cell, metres.
         initial: density at the start, 1/m: high enough to be occupied until the field says otherwise.
     """
 
-    def __init__(self, shell: Tensor, origin: Tensor, cell: float, initial: float = 10.0) -> None:
+    def __init__(self, shell: Tensor, core: Tensor, origin: Tensor, cell: float, initial: float = 10.0) -> None:
         super().__init__()
         self.register_buffer("shell", shell)
+        self.register_buffer("core", core)
         self.register_buffer("density", torch.where(shell, initial, 0.0).float())
+        self.register_buffer("solid", torch.zeros(shell.shape))
         self.register_buffer("skip", torch.zeros(shell.shape, dtype=torch.uint8))
         self.register_buffer("origin", origin.float())
         self.cell = cell
@@ -56,7 +63,7 @@ class CanonicalOccupancy(nn.Module):
         self.refresh(threshold=0.0)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
-        for name in ("shell", "density", "skip"):
+        for name in ("shell", "core", "density", "solid", "skip"):
             value = state_dict.get(prefix + name)
             if value is not None and value.shape != getattr(self, name).shape:
                 setattr(self, name, torch.empty_like(value, device=getattr(self, name).device))
@@ -66,7 +73,7 @@ class CanonicalOccupancy(nn.Module):
 
     @property
     def view(self) -> OccupancyView:
-        return OccupancyView(self.density, self.skip, self._origin, self.cell)
+        return OccupancyView(self.solid, self.skip, self._origin, self.cell)
 
     @property
     def occupied_fraction(self) -> float:
@@ -87,6 +94,8 @@ class CanonicalOccupancy(nn.Module):
         value = density(self.origin + (index + jitter) * self.cell)
         flat = self.density.view(-1)
         flat[cells] = torch.maximum(flat[cells] * decay, value)
+        solid = self.solid.view(-1)
+        solid[cells] = torch.minimum(solid[cells] * 1.25 + 1.0, value)
 
     @torch.no_grad()
     def refresh(self, threshold: float) -> None:
@@ -97,7 +106,7 @@ class CanonicalOccupancy(nn.Module):
         for _ in range(MAX_SKIP):
             reached = _dilate(reached)
             skip += ~reached
-        self.skip.copy_(skip)
+        self.skip.copy_(skip.masked_fill_(self.core, CORE))
 
 
 def _dilate(mask: Tensor) -> Tensor:
