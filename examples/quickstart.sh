@@ -24,7 +24,7 @@ step "Checking the capture $CAPTURE"
 threevp validate "$CAPTURE" --output "$OUT/capture"
 
 step "Training on: $DEVICE"
-ns-train threevp-small --vis tensorboard --machine.device-type "$DEVICE" --logging.local-writer.max-log-size 0 \
+ns-train threevp-small --vis tensorboard --machine.device-type "$DEVICE" --logging.local-writer.max-log-size 0 --logging.steps-per-log 100 \
     --output-dir "$OUT" --experiment-name avatar --timestamp "$(basename "$RUN")" "$@" --data "$CAPTURE"
 
 step "Evaluating on held-out views and expressions"

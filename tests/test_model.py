@@ -1,0 +1,314 @@
+"""Performance, blendfields, field and model, by invariants."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.shapes import ball_template
+from threevp_nerfstudio.body.template import Motion
+from threevp_nerfstudio.capture.capture import Capture, load_capture
+from threevp_nerfstudio.data.dataparser import ThreeVPDataParserConfig
+from threevp_nerfstudio.errors import CheckpointError
+from threevp_nerfstudio.model.blendfields import BlendfieldConfig, Blendfields
+from threevp_nerfstudio.model.canonical import CanonicalTemplate, moving_channels
+from threevp_nerfstudio.model.encodings import HashGridConfig, spherical_harmonics
+from threevp_nerfstudio.model.field import CanonicalSamples, FieldConfig, ThreeVPField
+from threevp_nerfstudio.model.model import ThreeVPModel, ThreeVPModelConfig
+from threevp_nerfstudio.model.performance import Performance, light_turn
+from threevp_nerfstudio.model.ray_bank import MappedRays, RayBank
+
+GRID = HashGridConfig(levels=4, features=2, log2_size=12, coarsest=8, finest=64)
+
+# ---- performance -----------------------------------------------------------------------------------------------------
+
+
+def performance(frames: int = 6) -> Performance:
+    rng = np.random.default_rng(0)
+    motion = Motion(
+        times=np.arange(frames) / 30,
+        joint_rotations=(rng.normal(size=(frames, 2, 3)) * 0.3).astype(np.float32),
+        root_translation=rng.normal(size=(frames, 3)).astype(np.float32) * 0.1,
+        expression=rng.random((frames, 3)).astype(np.float32),
+    )
+    times = (np.arange(frames) / (frames - 1)).astype(np.float32)
+    room = np.stack([light_turn(a).numpy() for a in np.linspace(0, 3, frames)])
+    return Performance(ball_template(), motion, np.arange(frames), times, room, np.ones(frames, bool))
+
+
+@pytest.mark.parametrize("frame", [0, 2, 5])
+def test_at_the_time_of_a_frame_the_performance_is_that_frame(frame: int):
+    p = performance()
+    by_time, by_frame = p.at_time(frame / 5), p.at_frames(torch.tensor([frame]))
+    for name in ("expression", "conditioning", "joint_rotations", "root_translation"):
+        torch.testing.assert_close(getattr(by_time, name), getattr(by_frame, name), atol=1e-5, rtol=0)
+    torch.testing.assert_close(by_time.room[0], torch.eye(3))  # light as in a frontal frame
+
+
+def test_between_frames_it_interpolates_and_beyond_the_ends_it_holds():
+    p = performance()
+    a, b, middle = p.at_time(0.2), p.at_time(0.4), p.at_time(0.3)
+    torch.testing.assert_close(middle.expression, (a.expression + b.expression) / 2, atol=1e-5, rtol=0)
+    torch.testing.assert_close(p.at_time(-1.0).expression, p.at_time(0.0).expression)
+    torch.testing.assert_close(p.at_time(7.0).expression, p.at_time(1.0).expression)
+    assert not p.neutral().expression.any() and not p.neutral().conditioning.any()
+
+
+def test_light_turns_are_rotations_about_the_vertical():
+    R = light_turn(0.7)
+    torch.testing.assert_close(R @ R.T, torch.eye(3))
+    torch.testing.assert_close(R @ torch.tensor([0.0, 0, 1]), torch.tensor([0.0, 0, 1]))
+    torch.testing.assert_close(light_turn(0.3) @ light_turn(0.4), R)
+
+
+def test_mesh_expressions_choose_channels_and_refuse_unknown_ones():
+    template = ball_template()
+    assert moving_channels(template, None).tolist() == [1, 1, 1]
+    assert moving_channels(template, ("jawOpen",)).tolist() == [1, 0, 0]
+    with pytest.raises(ValueError, match="noSuchThing"):
+        moving_channels(template, ("noSuchThing",))
+
+
+# ---- blendfields and field -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+@pytest.mark.parametrize("fields", [0, 2])
+def test_blendfields_move_nothing_at_neutral(kind: str, fields: int):
+    torch.manual_seed(0)
+    blend = Blendfields(5, BlendfieldConfig(num_fields=fields, mapping=kind, grid=GRID), "warp")
+    torch.nn.init.normal_(blend.net[-1].weight)
+    x = torch.rand(20, 3)
+    neutral = blend.mapping(torch.zeros(1, 5))
+    assert neutral.shape == (1, fields or 5) and not blend(x, neutral.expand(20, -1)).any()
+    assert blend(x, blend.mapping(torch.rand(1, 5)).expand(20, -1)).abs().max() > 0
+
+
+def test_linear_blendfields_are_linear_in_the_expression():
+    blend = Blendfields(4, BlendfieldConfig(grid=GRID), "warp")
+    x, a, b = torch.rand(10, 3), torch.rand(1, 4), torch.rand(1, 4)
+
+    def moved(e: torch.Tensor) -> torch.Tensor:
+        return blend(x, blend.mapping(e).expand(10, -1))
+
+    torch.testing.assert_close(moved(a + 2 * b), moved(a) + 2 * moved(b), atol=1e-7, rtol=1e-4)
+
+
+def field(**changes) -> ThreeVPField:
+    box = torch.tensor([[-0.2, -0.2, -0.2], [0.2, 0.2, 0.2]])
+    face = torch.tensor([[-0.1, -0.15, -0.1], [0.1, 0.0, 0.1]])
+    config = FieldConfig(grid=GRID, hidden=16, blendfields=BlendfieldConfig(grid=GRID, hidden=16), **changes)
+    return ThreeVPField(config, box, face, num_conditioning=3)
+
+
+def samples(count: int = 50, seed: int = 0) -> CanonicalSamples:
+    g = torch.Generator().manual_seed(seed)
+    unit = torch.nn.functional.normalize(torch.randn(count, 3, generator=g), dim=-1)
+    return CanonicalSamples(
+        position=torch.rand(count, 3, generator=g) * 0.36 - 0.18,
+        light=light_turn(0.5)[:, :2].expand(count, 3, 2),
+        direction=unit,
+        conditioning=torch.rand(2, 3, generator=g),
+        frame=torch.arange(count) % 2,
+    )
+
+
+def test_blendfields_act_only_where_expression_moves_the_mesh():
+    f = field()
+    torch.nn.init.normal_(f.blendfields.net[-1].weight)
+    s = samples(400)
+    moved = f.displacement(s)
+    inside = f.face_window(s.position) > 0
+    assert inside.any() and not moved[~inside].any() and moved[inside].any()
+
+
+@pytest.mark.parametrize("expression", ["blendfields", "color", "none"])
+@pytest.mark.parametrize("appearance", ["light", "light+view", "view", "none"])
+def test_every_choice_renders_with_finite_gradients(expression: str, appearance: str):
+    torch.manual_seed(0)
+    f = field(expression=expression, appearance=appearance)
+    density, rgb, _, _ = f.evaluate(samples())
+    assert (density > 0).all() and ((rgb >= 0) & (rgb <= 1)).all()
+    (rgb.sum() + density.sum()).backward()
+    for name, parameter in f.named_parameters():
+        assert parameter.grad is None or torch.isfinite(parameter.grad).all(), name
+    assert f.grid.table.grad.any()
+    if expression == "blendfields":  # through the displaced position
+        assert f.blendfields.grid.table.grad.any() and f.blendfields.net[-1].weight.grad.any()
+
+
+def test_colour_depends_on_what_the_choice_says():
+    s = samples()
+    turned = replace(s, light=light_turn(2.0)[:, :2].expand(50, 3, 2))
+    looked = replace(s, direction=-s.direction)
+    for appearance, light, view in (("light", True, False), ("view", False, True), ("none", False, False)):
+        torch.manual_seed(0)
+        f = field(appearance=appearance)
+        rgb = f.evaluate(s)[1]
+        assert torch.equal(rgb, f.evaluate(turned)[1]) != light
+        assert torch.equal(rgb, f.evaluate(looked)[1]) != view
+
+
+def test_coarse_only_does_not_see_the_expression():
+    f, s = field(expression="none"), samples()
+    other = replace(s, conditioning=s.conditioning + 1)
+    assert torch.equal(f.evaluate(s)[1], f.evaluate(other)[1])
+    f = field(expression="color")
+    assert not torch.equal(f.evaluate(s)[1], f.evaluate(other)[1])
+
+
+def test_spherical_harmonics_are_orthogonal_over_the_sphere():
+    d = torch.nn.functional.normalize(torch.randn(200_000, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+    y = spherical_harmonics(d, 3)
+    gram = y.T @ y / len(d)
+    off = gram - torch.diag(gram.diagonal())
+    assert off.abs().max() < 0.02 and y.mean(0).abs().max() < 0.02
+
+
+# ---- bank ------------------------------------------------------------------------------------------------------------
+
+
+def mapped(count: int, frame: int, room: int = 4) -> MappedRays:
+    return MappedRays(
+        frame=torch.full((count,), frame),
+        target=torch.rand(count, 4),
+        weight=torch.ones(count),
+        t=torch.rand(count, room),
+        width=torch.rand(count, room),
+        position=torch.rand(count, room, 3),
+        light=torch.rand(count, room, 3, 2),
+        direction=torch.rand(count, room, 3),
+        count=torch.full((count,), room, dtype=torch.int32),
+    )
+
+
+def test_the_bank_replaces_the_oldest_rays():
+    bank = RayBank(10)
+    for frame in range(4):
+        bank.insert(mapped(4, frame))
+    held = bank.storage.frame[: bank.filled]
+    assert torch.bincount(held).tolist() == [0, 2, 4, 4]
+    bank.insert(mapped(25, 9))
+    assert (bank.storage.frame == 9).all() and bank.filled == 10
+
+
+def test_a_partly_filled_bank_holds_no_more_than_was_inserted():
+    bank = RayBank(100)
+    rays = mapped(7, 3)
+    bank.insert(rays)
+    assert bank.filled == 7
+    torch.testing.assert_close(bank.storage.position[:7], rays.position)
+    torch.testing.assert_close(bank.storage.light[:7].float(), rays.light, atol=1e-3, rtol=0)  # kept in half precision
+
+
+# ---- the whole -------------------------------------------------------------------------------------------------------
+
+
+def small_model(capture: Capture, **changes) -> ThreeVPModel:
+    torch.manual_seed(0)
+    config = ThreeVPModelConfig(
+        field_config=FieldConfig(grid=GRID, hidden=16, blendfields=BlendfieldConfig(grid=GRID, hidden=16)),
+        sample_step=0.012,
+        bank_size=0,
+        **changes,
+    )
+    config.occupancy.cell = 0.02
+    return config.setup(scene_box=None, num_train_data=1, metadata={"capture": capture})
+
+
+@pytest.fixture(scope="module")
+def capture(tiny_capture: Path) -> Capture:
+    return load_capture(tiny_capture, check_pictures=False)
+
+
+@pytest.fixture(scope="module")
+def model(capture: Capture) -> ThreeVPModel:
+    return small_model(capture).eval()
+
+
+@pytest.fixture(scope="module")
+def camera(tiny_capture: Path):
+    cameras = ThreeVPDataParserConfig(data=tiny_capture).setup().get_dataparser_outputs(split="train").cameras
+    cameras.rescale_output_resolution(0.5)
+    return cameras[0:1]
+
+
+def test_rays_that_miss_show_the_background_and_cost_no_samples(model: ThreeVPModel):
+    up = torch.tensor([[0.0, 0.0, 1.0]]).expand(5, 3)
+    far = torch.tensor([[5.0, 5.0, 0.0]]).expand(5, 3)
+    out = model.render_rays(far, up, *model.stage(model.performance.neutral()))
+    assert (out["rgb"] == 1.0).all() and not out["accumulation"].any()
+
+
+def test_a_picture_has_colour_opacity_and_depth_in_range(model: ThreeVPModel, camera, capture: Capture):
+    out = model.get_outputs_for_camera(camera)
+    h, w = int(camera.height), int(camera.width)
+    assert out["rgb"].shape == (h, w, 3) and out["accumulation"].shape == out["depth"].shape == (h, w, 1)
+    assert ((out["rgb"] >= 0) & (out["rgb"] <= 1)).all() and out["accumulation"].max() <= 1 + 1e-5
+    seen = out["accumulation"] > 0.05
+    assert seen.any()
+    distance = float(np.linalg.norm(camera.camera_to_worlds[0, :, 3].numpy() - capture.template.vertices.mean(0)))
+    assert (out["depth"][seen] - distance).abs().max() < 1.0
+
+
+def test_rendering_in_chunks_changes_nothing(model: ThreeVPModel, camera):
+    whole = model.get_outputs_for_camera(camera)["rgb"]
+    size, model.config.eval_num_rays_per_chunk = model.config.eval_num_rays_per_chunk, 97
+    chunked = model.get_outputs_for_camera(camera)["rgb"]
+    model.config.eval_num_rays_per_chunk = size
+    torch.testing.assert_close(chunked, whole, atol=1e-5, rtol=0)
+
+
+def test_transparent_pictures_put_over_the_background_give_the_picture(model: ThreeVPModel, camera):
+    out = model.get_outputs_for_camera(camera)
+    rgba = model.get_rgba_image(out)
+    solid = rgba[..., 3:] > 0.05
+    back = rgba[..., :3] * rgba[..., 3:] + (1 - rgba[..., 3:])
+    torch.testing.assert_close(back[solid.expand_as(back)], out["rgb"][solid.expand_as(back)], atol=1e-3, rtol=0)
+
+
+def test_conditioning_is_clipped_to_what_training_saw(model: ThreeVPModel):
+    state = model.performance.neutral()
+    extreme = replace(state, conditioning=torch.full_like(state.conditioning, 50.0))
+    assert torch.equal(model.condition(extreme)[0], model.conditioning_high)
+    inside = (model.conditioning_low + model.conditioning_high) / 2
+    assert torch.equal(model.condition(replace(state, conditioning=inside[None]))[0], inside)
+    assert torch.equal(model.condition(state), state.conditioning)  # neutral is always within
+
+
+def test_posing_leaves_the_canonical_template_alone(capture: Capture):
+    model = small_model(capture)
+    before = model.canonical.vertices.clone()
+    model.stage(model.performance.at_time(0.5))
+    assert torch.equal(model.canonical.vertices, before)
+
+
+def test_a_checkpoint_of_another_template_is_refused(capture: Capture, model: ThreeVPModel):
+    state = model.state_dict()
+    canonical = CanonicalTemplate(ball_template(), None)
+    own = {k.removeprefix("canonical."): v for k, v in state.items() if k.startswith("canonical.")}
+    with pytest.raises(CheckpointError, match="another template"):
+        canonical.load_state_dict(own)
+    moved = dict(state, **{"canonical.rig.vertices": state["canonical.rig.vertices"] + 0.01})
+    with pytest.raises(CheckpointError, match="of another shape"):
+        small_model(capture).load_state_dict(moved)
+
+
+def test_a_checkpoint_of_the_same_template_renders_the_same(capture: Capture, model: ThreeVPModel, camera):
+    other = small_model(capture)
+    torch.nn.init.normal_(other.field.grid.table)
+    other.load_state_dict(model.state_dict())
+    a, b = (m.eval().get_outputs_for_camera(camera)["rgb"] for m in (model, other))
+    torch.testing.assert_close(a, b)
+
+
+def test_the_light_moves_with_the_state_and_the_geometry_does_not(model: ThreeVPModel, camera):
+    state = model.performance.neutral()
+    turned = replace(state, room=light_turn(2.5)[None])
+    a, b = model.render_camera(camera, state), model.render_camera(camera, turned)
+    assert not torch.equal(a["rgb"], b["rgb"])
+    torch.testing.assert_close(a["accumulation"], b["accumulation"])
