@@ -31,7 +31,7 @@ step "Evaluating on held-out views and expressions"
 ns-eval --load-config "$RUN/config.yml" --output-path "$OUT/metrics.json"
 
 step "Filming a turn"
-threevp turntable --load-config "$RUN/config.yml" --output "$OUT/turntable.mp4" --sheet "$OUT/turntable.png"
+threevp turntable --load-config "$RUN/config.yml" --output "$OUT/turntable.mp4" --fps 16 --sheet "$OUT/turntable.png"
 
 step "Done"
 "$PY" - "$OUT/metrics.json" <<'PYTHON'
