@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from threevp_nerfstudio.model.blendfields import BlendfieldConfig, Blendfields
 from threevp_nerfstudio.model.encodings import HashGrid, HashGridConfig, Implementation, mlp, spherical_harmonics
 
-
 DENSITY_BIAS = 3.0
 """log of the density (1/m) that a fresh field starts with."""
 
