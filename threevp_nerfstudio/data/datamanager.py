@@ -12,7 +12,6 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader, RandIndicesEvalDataloader
-from nerfstudio.utils.rich_utils import CONSOLE
 
 from threevp_nerfstudio.capture.capture import read_rgba, yaw_deg
 from threevp_nerfstudio.data.balance import frame_probabilities
