@@ -8,5 +8,7 @@ prepare_environment dev
 
 export PATH="$BIN:$PATH" PYTHONDONTWRITEBYTECODE=1
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # small batches: more threads per process are slower
-"$PY" -m ruff check .
-exec "$PY" -m pytest -n "${THREEVP_TEST_WORKERS:-2}" --dist loadfile "$@"
+status=0
+"$PY" -m ruff check . || status=$?
+"$PY" -m pytest -n "${THREEVP_TEST_WORKERS:-2}" --dist loadfile "$@" || status=$?
+exit "$status"
