@@ -20,13 +20,14 @@ from tests.tiny_capture import SIZE, make_tiny_capture
 pytestmark = pytest.mark.e2e
 
 STEPS = 250
-HELD_OUT_PSNR = 24.0
-"""dB over the subject's pixels of the test split. Before training it is about 8 dB."""
+HELD_OUT_PSNR = 21.0
+"""dB over the subject's pixels of the test split. It is 12 dB before training and 24 to 27 dB after it."""
 SCHEDULE = [
     "--pipeline.model.blendfields-start", "60",
     "--pipeline.model.occupancy.warmup", "60",
     "--pipeline.model.rays-per-step", "512",
     "--pipeline.datamanager.train-num-rays-per-batch", "384",
+    "--pipeline.datamanager.frames-per-step", "4",
     "--optimizers.grid.scheduler.steps", str(STEPS),
     "--optimizers.networks.scheduler.steps", str(STEPS),
     "--optimizers.blendfields.scheduler.steps", str(STEPS),
