@@ -74,7 +74,7 @@ threevp = method(
 threevp_small = method(
     "threevp-small",
     "Animatable 360° portrait avatar, sized for a CPU: about five minutes on two cores.",
-    steps=5_000,
+    steps=4_000,
     rays=1024,
     fresh_rays=256,
     frames=1,

@@ -28,6 +28,8 @@ from threevp_nerfstudio.model.encodings import HashGrid, HashGridConfig, Impleme
 
 DENSITY_BIAS = 3.0
 """log of the density (1/m) that a fresh field starts with."""
+MAX_LOG_DENSITY = 10.0
+"""Denser is not more opaque (4 mm of it let e^-88 through), and infinite densities would make weights NaN."""
 
 
 @dataclass
@@ -139,7 +141,7 @@ class ThreeVPField(Field):
                 conditioning = torch.zeros(len(h), channels, device=h.device)
             h = torch.cat([h, conditioning], -1)
         h = self.density_net(h)
-        return trunc_exp(h[:, 0] + DENSITY_BIAS), h[:, 1:]
+        return trunc_exp((h[:, 0] + DENSITY_BIAS).clamp_max(MAX_LOG_DENSITY)), h[:, 1:]
 
     def color(
         self, features: Float[Tensor, "N D"], light: Float[Tensor, "N 3 2"], direction: Float[Tensor, "N 3"]

@@ -79,6 +79,8 @@ class ThreeVPModelConfig(ModelConfig):
     """Rays of a training step, drawn from the bank."""
     bank_size: int = 65536
     """Rays kept mapped for training; 0 trains on the fresh rays alone."""
+    thin_start: int = 500
+    """Training step from which banked rays forget samples that contribute nothing; fresh rays have all of them."""
     blendfields_start: int = 1000
     """Training step at which the blendfields set in: the coarse field comes first."""
     background_color: Literal["white", "black", "gray"] = "white"
@@ -211,10 +213,10 @@ class ThreeVPModel(Model):
 
     def _training_outputs(self, bundle: RayBundle) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
-        rays = self.map_rays(bundle, seed=int(torch.randint(2**31 - 1, (1,), generator=generator)))
+        rays, drawn = self.map_rays(bundle, seed=int(torch.randint(2**31 - 1, (1,), generator=generator))), None
         if self.training and self.bank is not None:
             self.bank.insert(rays)
-            rays = self.bank.draw(self.config.rays_per_step, generator)
+            rays, drawn = self.bank.draw(self.config.rays_per_step, generator)
         mask = rays.mask
         ray = mask.nonzero()[:, 0]
         unique, row = torch.unique(rays.frame, return_inverse=True)
@@ -227,6 +229,8 @@ class ThreeVPModel(Model):
         )
         density, rgb, residual, displacement = self.field.evaluate(samples)
         rendered = composite(density, rgb, rays.t, rays.width, mask)
+        if drawn is not None and self.step >= self.config.thin_start:
+            self.bank.thin(drawn, rays, contributing(rendered.weights.detach(), mask))
         background = torch.rand(len(rays), 3, generator=generator).to(rgb.device)
         alpha = rays.target[:, 3]
         outputs = {
@@ -366,6 +370,15 @@ def local_frames(
     both = torch.cat([room[:, :, :2], directions[:, :, None]], -1)
     local = unit_columns(torch.einsum("rsij,rjk->rsik", M, both))
     return local[..., :2], local[..., 2]
+
+
+def contributing(weights: Float[Tensor, "R S"], mask: Tensor) -> Tensor:
+    """Samples (R, S bool) that are neither empty nor hidden; at least the first of each ray."""
+    behind = weights.flip(1).cumsum(1).flip(1)
+    visible = 1.0 - (weights.cumsum(1) - weights)
+    keep = mask & (visible > 2e-3) & ((weights > 1e-4) | (behind < 1e-3))
+    keep[:, 0] |= mask[:, 0]
+    return keep
 
 
 def unit_columns(x: Float[Tensor, "*n 3 k"]) -> Float[Tensor, "*n 3 k"]:

@@ -44,6 +44,7 @@ class MappedRays:
 
 HALF = ("light", "direction")
 """Kept in half precision: unit vectors."""
+PER_SAMPLE = ("t", "width", "position", "light", "direction")
 
 
 class RayBank:
@@ -69,11 +70,21 @@ class RayBank:
         self.next = (self.next + len(rays)) % self.capacity
         self.filled = min(self.filled + len(rays), self.capacity)
 
-    def draw(self, count: int, generator: torch.Generator) -> MappedRays:
-        """`count` rays, uniformly with replacement."""
+    def draw(self, count: int, generator: torch.Generator) -> tuple[MappedRays, Int[Tensor, "n"]]:
+        """`count` rays, uniformly with replacement, and where they are in the bank."""
         assert self.storage is not None, "nothing was inserted yet"
         index = torch.randint(self.filled, (count,), generator=generator, device=generator.device)
-        return self.storage.rows(index.to(self.storage.t.device))
+        index = index.to(self.storage.t.device)
+        return self.storage.rows(index), index
+
+    def thin(self, index: Int[Tensor, "n"], rays: MappedRays, keep: Bool[Tensor, "n S"]) -> None:
+        """Forget those samples of drawn rays that contribute nothing, until the rays are replaced by fresh ones."""
+        order = torch.argsort((~keep).to(torch.uint8), dim=1, stable=True)
+        for name in PER_SAMPLE:
+            value = getattr(rays, name)
+            expanded = order.view(*order.shape, *[1] * (value.ndim - 2)).expand_as(value)
+            getattr(self.storage, name)[index] = value.gather(1, expanded)
+        self.storage.count[index] = keep.sum(1).to(self.storage.count.dtype)
 
     def _room(self, name: str, value: Tensor) -> Tensor:
         dtype = torch.float16 if name in HALF else value.dtype
