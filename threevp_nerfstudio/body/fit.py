@@ -16,7 +16,7 @@ from numpy import ndarray as Array
 
 from threevp_nerfstudio.body.body_model import BodyModel
 from threevp_nerfstudio.body.labels import vertices_in
-from threevp_nerfstudio.body.mesh import vertex_normals
+from threevp_nerfstudio.body.mesh import border_vertices, vertex_normals
 from threevp_nerfstudio.body.rig import Rig
 from threevp_nerfstudio.body.scan import Scan
 from threevp_nerfstudio.body.template import RiggedTemplate
@@ -30,11 +30,10 @@ POSED_JOINTS = ("neck", "head", "clavicle", "upperarm01", "collar", "left_should
 JOINT_SPREAD = 0.15
 """Radians that a joint usually turns while a person sits for a scan."""
 NOISE = 0.004
-"""Metres of disagreement that weigh as much as a shape parameter that is off by its spread ..."""
-EVIDENCE = 400.0
-"""... counted as so many independent points: neighbours on a surface tell the same."""
-SCHEDULE = (0.03, 0.03, 0.03, 0.02, 0.02, 0.015, 0.015, 0.01, 0.01, 0.01, 0.008, 0.008)
-"""Distance in metres, per iteration, at which a closest point begins to count as an outlier."""
+"""Metres of disagreement that weigh as much as a shape parameter that is off by its spread."""
+SCHEDULE = tuple(zip(np.geomspace(0.03, 0.006, 16).tolist(), np.geomspace(100.0, 1500.0, 16).tolist(), strict=True))
+"""Per iteration: the distance in metres at which a closest point begins to count as an outlier, and as how many
+independent points all of them count (neighbours on a surface tell the same; early ones tell wrong things)."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,7 @@ def fit_body(
     """Fit to a scan in the world frame. `landmarks` are points on it, world frame."""
     query = MeshQuery(scan.vertices, scan.faces)
     normals = vertex_normals(scan.vertices, scan.faces)
+    border = border_vertices(scan.faces, len(scan.vertices))
     weight = _trust(body.template)
     rows = np.flatnonzero(weight > 0)
     joints = [
@@ -70,8 +70,8 @@ def fit_body(
     spread = np.concatenate([body.identity.spread, np.full(3 * len(joints), JOINT_SPREAD), np.full(3, 1.0)])
     spread[len(body.values) : len(body.values) + 3] = 1.0  # the root turns freely
     basis = _identity_basis(body, state.values)
-    for step, sigma in enumerate(SCHEDULE):
-        if step == 5:
+    for step, (sigma, evidence) in enumerate(SCHEDULE):
+        if step == 7:
             basis = _identity_basis(body, state.values)
         fitted = _posed(body, state)
         J = _jacobian(fitted, basis, joints, rows)
@@ -82,8 +82,8 @@ def fit_body(
         agree = (own_normal * target_normal).sum(1)
         distance = (gap * target_normal).sum(1)
         robust = (sigma**2 / (sigma**2 + distance**2)) ** 2
-        w = weight[rows] * robust * (agree > 0.4) * hits.found
-        w *= EVIDENCE / (max(w.sum(), 1e-9) * NOISE**2)
+        w = weight[rows] * robust * (agree > 0.4) * hits.found * ~border[scan.faces[hits.face]].any(1)
+        w *= evidence / (max(w.sum(), 1e-9) * NOISE**2)
         A = np.einsum("nc,ncp->np", target_normal, J)
         H, g = A.T @ (w[:, None] * A), A.T @ (w * distance)
         slip = 0.02 * w  # a little of the tangential gap keeps features from sliding

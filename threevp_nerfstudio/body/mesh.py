@@ -96,6 +96,15 @@ def boundary_loops(faces: Int[Array, "F 3"]) -> list[Int[Array, "_"]]:
     return loops
 
 
+def border_vertices(faces: Int[Array, "F 3"], num_vertices: int) -> Bool[Array, "V"]:
+    """Vertices on an open border: closest points there are no correspondences."""
+    edges, index = edges_of(faces)
+    single = np.bincount(index.reshape(-1), minlength=len(edges)) == 1
+    border = np.zeros(num_vertices, dtype=bool)
+    border[edges[single].reshape(-1)] = True
+    return border
+
+
 def select(faces: Int[Array, "F 3"], keep: Bool[Array, "F"], num_vertices: int) -> Remap:
     """Keep some faces, and the vertices they use."""
     index = np.flatnonzero(keep)

@@ -69,7 +69,8 @@ def register(
 
     `mesh` "body" gives the body model's mesh wrapped onto the scan, "scan" the scan's own mesh, rigged.
     """
-    wide = fit_body(crop(whole, MOST_TORSO), scan, landmarks, progress)
+    first = fit_body(crop(whole, covered_torso(whole, scan)), scan, landmarks, progress)
+    wide = reposed(crop(whole.at(first.body.values), MOST_TORSO), first)
     fitted = narrowed(whole, wide, scan, closed)
     wrapped = wrap(fitted, scan, landmarks, progress)
     found = correspond(scan, wrapped)
@@ -90,6 +91,12 @@ def register(
         texture = bake(wrapped, scan, texture_size)
     template = replace(wrapped.template, body_model=f"{whole.template.body_model} wrapped onto a scan")
     return Registration(template, wrapped, fitted, scan, texture, distance, region, tuple(notes))
+
+
+def covered_torso(whole: BodyModel, scan: Scan) -> float:
+    """How far below the neck the aligned scan surely reaches, metres: what lies beyond has nothing to be fitted to."""
+    lowest = float(np.quantile(scan.vertices[:, 2], 0.002))
+    return float(np.clip(neck_height(whole.template) - lowest - 0.04, 0.02, 0.3))
 
 
 def narrowed(whole: BodyModel, wide: Fitted, scan: Scan, closed: bool) -> Fitted:

@@ -48,7 +48,7 @@ def synthetic_scan(body: BodyModel, seed: int = 0, voxel: float = 0.003, hair: f
     person = RiggedTemplate(**{**person.__dict__, "vertices": person.vertices + offset})
     rotations = _mild_pose(person, rng)
     posed = pose_rest(person, person.vertices, rotations)
-    vertices, faces = remesh(posed, person.faces, voxel)
+    vertices, faces = seen_from_outside(*remesh(posed, person.faces, voxel))
     skin = np.flatnonzero(~faces_in(person, INSIDE) | faces_in(person, ("eyes", "cap")))
     hits = MeshQuery(posed, person.faces[skin]).nearest(vertices)
     face = skin[hits.face]
@@ -98,6 +98,25 @@ def remesh(vertices: Float[Array, "V 3"], faces: Array, voxel: float) -> tuple[A
     if (normals * (result[triangles].mean(1) - result.mean(0))).sum() < 0:
         triangles = triangles[:, ::-1].copy()
     return result, triangles
+
+
+def seen_from_outside(vertices: Float[Array, "V 3"], faces: Array, views: int = 48) -> tuple[Array, Array]:
+    """What a scanner sees: triangles with a corner from which some direction is free. The rest leaves holes."""
+    query = MeshQuery(vertices, faces)
+    normals = vertex_normals(vertices, faces)
+    k = np.arange(views) + 0.5
+    height, turn = 1 - 2 * k / views, np.pi * (1 + 5**0.5) * k
+    ring = np.sqrt(1 - height**2)
+    seen = np.zeros(len(vertices), dtype=bool)
+    for direction in np.column_stack([ring * np.cos(turn), ring * np.sin(turn), height]):
+        rows = np.flatnonzero(~seen & (normals @ direction > 0.15))
+        ahead = np.tile(direction, (len(rows), 1))
+        seen[rows] = ~query.cast(vertices[rows] + 5e-4 * normals[rows], ahead).found
+    kept = faces[seen[faces].all(1)]
+    piece = components(kept, len(vertices))[kept[:, 0]]
+    kept = kept[piece == np.bincount(piece).argmax()]
+    used, index = np.unique(kept, return_inverse=True)
+    return vertices[used], index.reshape(-1, 3)
 
 
 def surface_nets(field: Float[Array, "X Y Z"]) -> tuple[Float[Array, "V 3"], Int[Array, "F 3"]]:

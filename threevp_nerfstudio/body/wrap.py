@@ -20,7 +20,7 @@ from scipy.spatial import cKDTree
 from threevp_nerfstudio.body.align import best_similarity
 from threevp_nerfstudio.body.fit import Fitted, Progress
 from threevp_nerfstudio.body.labels import INSIDE, vertices_in
-from threevp_nerfstudio.body.mesh import components, edges_of, smoothness, vertex_normals
+from threevp_nerfstudio.body.mesh import border_vertices, components, smoothness, vertex_normals
 from threevp_nerfstudio.body.scan import Scan
 from threevp_nerfstudio.body.template import RiggedTemplate
 from threevp_nerfstudio.kernels.mesh_query import MeshQuery
@@ -54,7 +54,7 @@ def wrap(
     V = len(template.vertices)
     query = MeshQuery(scan.vertices, scan.faces)
     scan_normals = vertex_normals(scan.vertices, scan.faces)
-    border = _near_border(scan)
+    border = border_vertices(scan.faces, len(scan.vertices))
     skin = ~vertices_in(template, INSIDE)
     soft = _softness(template)
     L = smoothness(faces, V)
@@ -77,7 +77,7 @@ def wrap(
             _pull_landmarks(fitted, landmarks, weight, target)
         system = sp.diags(weight + 1e-6) + stiffness * bending
         solver = splu(system.tocsc(), permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True})
-        x = start + solver.solve((weight[:, None] * (target - start)))
+        x = start + solver.solve(weight[:, None] * (target - start))
         if step % 6 == 5 or step == len(STIFFNESS) - 1:
             reached = hits.distance[touched]
             progress(f"wrapping {step + 1}/{len(STIFFNESS)}: {1000 * (reached.mean() if len(reached) else np.nan):.2f} mm")
@@ -98,15 +98,6 @@ def _softness(template: RiggedTemplate) -> Float[Array, "V"]:
     for region, value in SOFT.items():
         soft[vertices_in(template, (region,))] = value
     return soft
-
-
-def _near_border(scan: Scan) -> Bool[Array, "N"]:
-    """Scan vertices on an open border: closest points there are no correspondences."""
-    edges, index = edges_of(scan.faces)
-    single = np.bincount(index.reshape(-1), minlength=len(edges)) == 1
-    border = np.zeros(len(scan.vertices), dtype=bool)
-    border[edges[single].reshape(-1)] = True
-    return border
 
 
 def _pull_landmarks(fitted: Fitted, landmarks, weight: Array, target: Array) -> None:
