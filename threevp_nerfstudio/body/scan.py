@@ -229,5 +229,8 @@ def _open_and_branching(scan: Scan) -> list[str]:
         notes.append(f"{holes} holes or open borders: there the body model's own shape is kept, smoothly joined")
     branching = int((count > 2).sum())
     if branching:
-        notes.append(f"{branching} edges with more than two triangles (non-manifold): dropped from the output where the scan's own mesh is kept")
+        notes.append(
+            f"{branching} edges with more than two triangles (non-manifold): dropped from the output where the scan's "
+            "own mesh is kept"
+        )
     return notes

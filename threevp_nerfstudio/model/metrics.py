@@ -81,7 +81,7 @@ class ImageMetrics:
         return None if self._lpips is None else self._lpips.to(device)
 
 
-def comparison(outputs: dict[str, Tensor], truth: Float[Tensor, "h w 3"]) -> dict[str, Float[Tensor, "h w 3"]]:
+def comparison(outputs: dict[str, Tensor], truth: Float[Tensor, "h w 3"]) -> dict[str, Float[Tensor, "h _ 3"]]:
     """Pictures for the log: truth, render and five times the error side by side; opacity and depth."""
     rgb = outputs["rgb"]
     error = ((rgb - truth).abs() * 5.0).clamp(0.0, 1.0)
