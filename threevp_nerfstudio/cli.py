@@ -13,6 +13,12 @@ from threevp_nerfstudio.errors import ThreeVPError
 
 # subcommand -> (module, dataclass, one line for --help)
 COMMANDS = {
+    "template": ("threevp_nerfstudio.body.command", "Template", "rigged template from Anny, SMPL-X or your own scan"),
+    "convert-expressions": (
+        "threevp_nerfstudio.body.command",
+        "ConvertExpressions",
+        "expression channels between Anny and SMPL-X",
+    ),
     "validate": ("threevp_nerfstudio.capture.validate", "Validate", "check a capture; report coverage and silhouettes"),
     "turntable": ("threevp_nerfstudio.render.turntable", "Turntable", "film an avatar from all sides, performing"),
     "demo": ("threevp_nerfstudio.capture.synthetic", "Demo", "generate a small synthetic capture"),

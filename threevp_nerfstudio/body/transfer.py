@@ -21,7 +21,7 @@ from threevp_nerfstudio.kernels.mesh_query import MeshQuery
 KEPT_INSIDE = ("mouth_interior", "teeth", "tongue")
 """Parts a scan does not show, taken over from the body model."""
 TORN = 4.0
-"""A triangle between the lips that some expression stretches by more than this closes the mouth, and is opened."""
+"""A triangle at lips or lids that some expression stretches by more than this closes mouth or eye, and is opened."""
 NORMAL_WEIGHT = 0.006
 """Metres that a difference of one between normals counts for, where the nearest point faces the other way."""
 FARTHEST = 0.03
@@ -62,7 +62,7 @@ def correspond(scan: Scan, wrapped: Wrapped) -> Correspondence:
 def transfer(fitted: Fitted, wrapped: Wrapped, scan: Scan) -> tuple[RiggedTemplate, list[str]]:
     """The scan's mesh as a rigged template in the rest pose, and notes on what was changed.
 
-    Triangles that close the mouth are opened, and mouth cavity, teeth and tongue of the body model are added.
+    Triangles that close mouth or eyes are opened, and mouth cavity, teeth and tongue of the body model are added.
     """
     scan, dropped = manifold_part(scan)
     notes = [f"{dropped} non-manifold triangles were dropped"] if dropped else []
@@ -74,16 +74,15 @@ def transfer(fitted: Fitted, wrapped: Wrapped, scan: Scan) -> tuple[RiggedTempla
         scan = _faces_of(scan, keep)
         found = correspond(scan, wrapped)
     rigged = _rigged(fitted, wrapped, scan, found)
-    rigged, opened = open_mouth(rigged)
+    rigged, opened = open_seams(rigged)
     if opened:
-        notes.append(f"{opened} triangles across the mouth were opened")
+        notes.append(f"{opened} triangles across mouth and eyes were opened")
     return _joined(rigged, _inside_of(wrapped.template)), notes
 
 
-def open_mouth(template: RiggedTemplate) -> tuple[RiggedTemplate, int]:
-    """Remove triangles at the lips that an expression would tear; how many there were."""
-    near_lips = faces_in(template, ("lips", "mouth_interior"))
-    rows = np.flatnonzero(near_lips)
+def open_seams(template: RiggedTemplate) -> tuple[RiggedTemplate, int]:
+    """Remove triangles at lips and lids that an expression would tear; how many there were."""
+    rows = np.flatnonzero(faces_in(template, ("lips", "mouth_interior", "eyelids", "eyes")))
     if not len(rows) or not len(template.expression_names):
         return template, 0
     corners = template.vertices[template.faces[rows]]
