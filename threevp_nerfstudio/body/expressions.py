@@ -73,7 +73,10 @@ def load_conversion(path: Path) -> Conversion:
         with np.load(path, allow_pickle=False) as f:
             version = int(f["version"])
             if version != FORMAT_VERSION:
-                raise TemplateError(f"{path} is version {version}; this release reads {FORMAT_VERSION}. Make it again with threevp convert-expressions.")
+                raise TemplateError(
+                    f"{path} is version {version}; this release reads {FORMAT_VERSION}. Make it again with "
+                    "threevp convert-expressions."
+                )
             return Conversion(
                 tuple(str(n) for n in f["source_names"]),
                 tuple(str(n) for n in f["target_names"]),

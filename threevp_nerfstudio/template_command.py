@@ -288,7 +288,8 @@ class ConvertExpressions:
             assert self.conversion and self.motion and self.source and self.target
             source, target = load_template(self.source), load_template(self.target)
             motion = convert_motion(load_motion(self.motion, source), load_conversion(self.conversion), source, target)
-            floats = {k: v.astype(np.float32) for k in ("joint_rotations", "root_translation", "expression") if (v := getattr(motion, k)) is not None}
+            names = ("joint_rotations", "root_translation", "expression")
+            floats = {k: v.astype(np.float32) for k in names if (v := getattr(motion, k)) is not None}
             replace(motion, **floats).save(self.output)
             print(f"{self.output}: {len(motion)} frames for {len(target.expression_names)} channels")
             return
