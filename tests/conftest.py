@@ -7,7 +7,8 @@ from pathlib import Path
 import jaxtyping
 import pytest
 
-_CHECKED = [f"threevp_nerfstudio.{package}" for package in ("body", "capture", "data", "geometry", "model", "viewer")]
+_PACKAGES = ("animation", "body", "capture", "data", "geometry", "model", "tracking", "viewer")
+_CHECKED = [f"threevp_nerfstudio.{package}" for package in _PACKAGES]
 jaxtyping.install_import_hook(_CHECKED, "beartype.beartype")  # not kernels/: Warp reads its kernels' source
 
 

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "threevp_nerfstudio"
 PACKAGE = "threevp_nerfstudio"
-WITHOUT_NERFSTUDIO = ("geometry", "kernels", "body", "capture")
+WITHOUT_NERFSTUDIO = ("geometry", "kernels", "body", "capture", "tracking")
 MAY_IMPORT = {
     "geometry": set(),
     "kernels": {"geometry"},
@@ -19,6 +19,8 @@ MAY_IMPORT = {
     "capture": {"geometry", "kernels", "body"},
     "data": {"geometry", "kernels", "body", "capture"},
     "model": {"geometry", "kernels", "body", "capture"},
+    "animation": {"geometry", "kernels", "body", "capture", "model"},
+    "tracking": {"geometry", "kernels", "body", "capture"},
 }
 OPTIONAL = ("anny", "mediapipe", "smplx", "pytorch3d", "tinycudann", "lpips", "pycolmap")
 

@@ -17,3 +17,15 @@ class TemplateError(ThreeVPError):
 
 class CheckpointError(ThreeVPError):
     """A checkpoint that does not belong to the data or the settings it is loaded with."""
+
+
+class PoseError(ThreeVPError):
+    """A pose, drive or camera path that this avatar cannot follow."""
+
+
+class FootageError(ThreeVPError):
+    """A video, or pictures, that cannot be tracked as they are."""
+
+
+class TrackError(ThreeVPError):
+    """Tracking went wrong at a frame, or a stage lacks what an earlier one should have left."""
