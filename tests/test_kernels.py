@@ -9,6 +9,7 @@ import torch
 from tests.shapes import sphere
 from threevp_nerfstudio.geometry.surface_frames import to_canonical_torch, vertex_maps_torch, vertex_triangles
 from threevp_nerfstudio.kernels.hash_grid import hash_encode, hash_encode_torch
+from threevp_nerfstudio.kernels.hull import posed_hull
 from threevp_nerfstudio.kernels.march import MarchSettings, OccupancyView, march
 from threevp_nerfstudio.kernels.surface import PosedSurface, signed_distance
 
@@ -219,6 +220,35 @@ def test_marching_ends_where_nothing_behind_can_be_seen():
 
 def test_empty_cells_give_no_samples():
     assert not marched(shell_view(occupied=False))[2].count.any()
+
+
+@pytest.mark.parametrize("seed", [-1, 3])
+def test_the_hull_loses_no_sample(seed: int):
+    """Rays from all sides at a moved and bent ball, of which a few patches are occupied."""
+    torch.manual_seed(1)
+    vertices, faces = sphere()
+    surface = surface_of(vertices, faces, 1)
+    surface.update(bent(vertices, 0.001, np.random.default_rng(2))[None])
+    occupied = torch.nn.functional.max_pool3d((torch.rand(1, 32, 32, 32) < 0.001).float(), 5, 1, 2)[0] > 0
+    grown, skip = occupied, (~occupied).to(torch.uint8)
+    for _ in range(5):
+        grown = torch.nn.functional.max_pool3d(grown[None].float(), 3, 1, 1)[0] > 0
+        skip += (~grown).to(torch.uint8)
+    view = OccupancyView(torch.zeros(32, 32, 32), skip, (-0.16, -0.16, -0.16), CELL)
+    origins = torch.nn.functional.normalize(torch.randn(500, 3), dim=-1)
+    center = surface.posed[0].mean(0)
+    directions = torch.nn.functional.normalize(center + torch.randn(500, 3) * 0.06 - origins, dim=-1)
+    hull = posed_hull(surface, 1, skip, view.origin, CELL, REACH, 0.015)
+    assert 0.02 < (hull.away == 0).float().mean() < 0.6  # it is worth having
+    slots = torch.zeros(500, dtype=torch.int64)
+    settings = MarchSettings(0.002, REACH, 128, 1e9)
+    plain, hulled = (march(origins, directions, slots, surface, view, settings, seed, h) for h in (None, hull))
+    assert plain.count.sum() > 1000
+    if seed < 0:  # the same lattice: every sample of the plain walk is there (the plain one skips more boldly)
+        for r in range(500):
+            theirs = hulled.t[r, : hulled.count[r]]
+            assert all((theirs - t).abs().min() < 1e-6 for t in plain.t[r, : plain.count[r]])
+    assert abs(int(hulled.count.sum()) - int(plain.count.sum())) < 0.05 * int(plain.count.sum())
 
 
 def test_a_seed_determines_the_samples():

@@ -240,7 +240,7 @@ def camera(tiny_capture: Path):
 def test_rays_that_miss_show_the_background_and_cost_no_samples(model: ThreeVPModel):
     up = torch.tensor([[0.0, 0.0, 1.0]]).expand(5, 3)
     far = torch.tensor([[5.0, 5.0, 0.0]]).expand(5, 3)
-    out = model.render_rays(far, up, *model.stage(model.performance.neutral()))
+    out = model.render_rays(far, up, model.stage(model.performance.neutral()))
     assert (out["rgb"] == 1.0).all() and not out["accumulation"].any()
 
 

@@ -14,6 +14,7 @@ import warp as wp
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from threevp_nerfstudio.kernels.hull import PosedHull
 from threevp_nerfstudio.kernels.runtime import array, launch
 from threevp_nerfstudio.kernels.surface import PosedSurface, canonical_point
 
@@ -49,7 +50,7 @@ class MarchSettings:
 
 @dataclass(frozen=True)
 class MarchedSamples:
-    """Samples of R rays with room for S each; only those with `mask` are real."""
+    """Samples of R rays with room for S each; only those with `mask` are real, others have arbitrary `position`, `M`."""
 
     t: Float[Tensor, "R S"]
     """Distance of the sample from the origin, in units of the direction's length."""
@@ -83,6 +84,32 @@ def box_bounds(o: wp.vec3, d: wp.vec3, lower: wp.vec3, upper: wp.vec3) -> wp.vec
     return wp.vec2(near, far)
 
 
+@wp.func
+def free_distance(
+    p: wp.vec3, d: wp.vec3, slot: int, away: wp.array4d(dtype=wp.uint8), lower: wp.vec3, cell: float
+) -> float:
+    """How far a ray at `p` may go before it comes to a cell of the hull that has to be looked at; 0: look here."""
+    g = (p - lower) / cell
+    x = int(wp.floor(g[0]))
+    y = int(wp.floor(g[1]))
+    z = int(wp.floor(g[2]))
+    if x < 0 or y < 0 or z < 0 or x >= away.shape[1] or y >= away.shape[2] or z >= away.shape[3]:
+        return float(0.0)
+    cells = int(away[slot, x, y, z])
+    if cells == 0:
+        return float(0.0)
+    # to the wall of the cube of free cells round this one
+    base = wp.vec3(float(x), float(y), float(z))
+    free = float(1.0e10)
+    for axis in range(3):
+        if wp.abs(d[axis]) > 1.0e-9:
+            wall = base[axis] - float(cells - 1)
+            if d[axis] > 0.0:
+                wall = base[axis] + float(cells)
+            free = wp.min(free, (wall - g[axis]) / d[axis])
+    return wp.max(free * cell, 1.0e-6)
+
+
 @wp.kernel(enable_backward=False)
 def _march(
     origins: wp.array(dtype=wp.vec3),
@@ -98,6 +125,9 @@ def _march(
     skip: wp.array3d(dtype=wp.uint8),
     grid_origin: wp.vec3,
     cell: float,
+    hull_away: wp.array4d(dtype=wp.uint8),
+    hull_lower: wp.array(dtype=wp.vec3),
+    hull_cell: float,
     base_step: float,
     reach: float,
     max_optical_depth: float,
@@ -131,6 +161,11 @@ def _march(
             if seed >= 0:
                 jitter = wp.randf(random)
             t = bounds[0] + (float(k) + jitter) * step
+            if hull_cell > 0.0:
+                free = free_distance(o + t * d, d, slot, hull_away, hull_lower[slot], hull_cell)
+                if free > 0.0:
+                    k += wp.max(1, int(wp.floor(free / step)))
+                    continue
             bound = wp.min(search, bound + (t - last) + 1.0e-5)
             last = float(t)
             hit = canonical_point(o + t * d, meshes[slot], slot, faces, canonical, maps, bound)
@@ -179,20 +214,25 @@ def march(
     occupancy: OccupancyView,
     settings: MarchSettings,
     seed: int = -1,
+    hull: PosedHull | None = None,
 ) -> MarchedSamples:
     """March R rays through the posed slots of `surface`.
 
     Args:
+        hull: of the same poses; pays for whole pictures.
         seed: of the stratified jitter; negative puts every sample in the middle of its interval.
     """
     device, R, S = origins.device, origins.shape[0], settings.max_samples
     t = torch.zeros(R, S, device=device)
     width = torch.zeros(R, S, device=device)
-    position = torch.zeros(R, S, 3, device=device)
-    M = torch.zeros(R, S, 3, 3, device=device)
+    # not cleared: most of it is never written nor read, and touching it would cost more than the samples
+    position = torch.empty(R, S, 3, device=device)
+    M = torch.empty(R, S, 3, 3, device=device)
     count = torch.zeros(R, dtype=torch.int32, device=device)
     lower = surface.posed.amin(1) - settings.reach
     upper = surface.posed.amax(1) + settings.reach
+    hull_away = torch.zeros(1, 1, 1, 1, dtype=torch.uint8, device=device) if hull is None else hull.away
+    hull_lower = torch.zeros(1, 3, device=device) if hull is None else hull.lower
     launch(
         _march,
         R,
@@ -210,6 +250,9 @@ def march(
             array(occupancy.skip, wp.uint8),
             wp.vec3(*occupancy.origin),
             float(occupancy.cell),
+            array(hull_away, wp.uint8),
+            array(hull_lower.contiguous(), wp.vec3),
+            0.0 if hull is None else float(hull.cell),
             float(settings.step),
             float(settings.reach),
             float(settings.max_optical_depth),

@@ -77,3 +77,10 @@ class Blendfields(nn.Module):
     def forward(self, x: Float[Tensor, "N 3"], coefficients: Float[Tensor, "N K"]) -> Float[Tensor, "N 3"]:
         """Displacement in metres at points of the unit cube."""
         return torch.bmm(coefficients[:, None], self.fields(x)).squeeze(1)
+
+    def blended(self, x: Float[Tensor, "N 3"], coefficients: Float[Tensor, "K"]) -> Float[Tensor, "N 3"]:
+        """`forward` for one set of coefficients: the fields are blended in the last layer, before it meets the points."""
+        last = self.net[-1]
+        weight = torch.einsum("k,kdh->dh", coefficients, last.weight.view(self.num_fields, 3, -1))
+        bias = coefficients @ last.bias.view(self.num_fields, 3)
+        return self.scale * torch.nn.functional.linear(self.net[:-1](self.grid(x)), weight, bias)

@@ -126,8 +126,13 @@ class ThreeVPField(Field):
         out = torch.zeros_like(samples.position)
         if len(index) == 0:
             return out
-        coefficients = self.blendfields.mapping(samples.conditioning)[samples.frame[index]]
-        moved = self.blendfields(self.unit(samples.position[index]), coefficients) * window[index, None]
+        coefficients = self.blendfields.mapping(samples.conditioning)
+        where = self.unit(samples.position[index])
+        if len(coefficients) == 1:
+            moved = self.blendfields.blended(where, coefficients[0])
+        else:
+            moved = self.blendfields(where, coefficients[samples.frame[index]])
+        moved = moved * window[index, None]
         return out.index_add(0, index, moved)
 
     def density_at(
@@ -159,12 +164,16 @@ class ThreeVPField(Field):
             logit = logit + residual
         return torch.sigmoid(logit), residual
 
-    def evaluate(self, samples: CanonicalSamples) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """Density (N,), colour (N, 3), view residual and displacement (N, 3) or None."""
+    def geometry(self, samples: CanonicalSamples) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Density (N,), features (N, D) for `color`, and displacement (N, 3) or None; light and view play no part."""
         displacement = self.displacement(samples)
         x = samples.position if displacement is None else samples.position + displacement
         conditioning = samples.conditioning[samples.frame] if self.config.expression == "color" else None
-        density, features = self.density_at(x, conditioning)
+        return *self.density_at(x, conditioning), displacement
+
+    def evaluate(self, samples: CanonicalSamples) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Density (N,), colour (N, 3), view residual and displacement (N, 3) or None."""
+        density, features, displacement = self.geometry(samples)
         rgb, residual = self.color(features, samples.light, samples.direction)
         return density, rgb, residual, displacement
 

@@ -23,6 +23,7 @@ from torch.nn import Parameter
 
 from threevp_nerfstudio.capture.capture import Capture
 from threevp_nerfstudio.capture.timeline import normalised_times
+from threevp_nerfstudio.kernels.hull import PosedHull, posed_hull
 from threevp_nerfstudio.kernels.march import MarchedSamples, MarchSettings, march
 from threevp_nerfstudio.kernels.surface import PosedSurface
 from threevp_nerfstudio.model import losses
@@ -32,9 +33,22 @@ from threevp_nerfstudio.model.metrics import ImageMetrics, comparison
 from threevp_nerfstudio.model.occupancy import CanonicalOccupancy, shell_cells
 from threevp_nerfstudio.model.performance import Performance, PoseState
 from threevp_nerfstudio.model.ray_bank import MappedRays, RayBank
-from threevp_nerfstudio.model.volume import composite, over
+from threevp_nerfstudio.model.volume import accumulate, composite, over, packed_weights
 
+HULL_CELL = 0.012
+"""Side of a cell of the hull that rays of a picture are marched in, metres."""
+INVISIBLE = 1e-4
+"""Weight below which a sample's colour is not worth its network: 32 of them change no 8-bit value."""
 BACKGROUNDS = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0), "gray": (0.5, 0.5, 0.5)}
+
+
+@dataclass(frozen=True)
+class StagedPose:
+    """All that depends on the pose of a picture only, made once for all its rays."""
+
+    surface: PosedSurface
+    state: PoseState
+    hull: PosedHull
 
 
 @dataclass
@@ -132,7 +146,7 @@ class ThreeVPModel(Model):
         self.image_metrics = ImageMetrics()
         self.bank = RayBank(self.config.bank_size) if self.config.bank_size > 0 else None
         self.step = 0
-        self._staged: tuple[object, PosedSurface, PoseState] | None = None
+        self._staged: tuple[object, StagedPose] | None = None
 
     # ---- parameters and schedule -------------------------------------------------------------------------------
 
@@ -179,9 +193,15 @@ class ThreeVPModel(Model):
         return MarchSettings(self.config.sample_step, reach, self.config.max_samples, max_optical_depth=7.0)
 
     def _march(
-        self, origins: Tensor, directions: Tensor, slots: Tensor, surface: PosedSurface, seed: int
+        self,
+        origins: Tensor,
+        directions: Tensor,
+        slots: Tensor,
+        surface: PosedSurface,
+        seed: int,
+        hull: PosedHull | None = None,
     ) -> MarchedSamples:
-        return march(origins, directions, slots, surface, self.occupancy.view, self.march_settings(), seed)
+        return march(origins, directions, slots, surface, self.occupancy.view, self.march_settings(), seed, hull)
 
     @torch.no_grad()
     def map_rays(self, bundle: RayBundle, seed: int) -> MappedRays:
@@ -209,7 +229,7 @@ class ThreeVPModel(Model):
         if "target" in ray_bundle.metadata:
             return self._training_outputs(ray_bundle)
         bundle = ray_bundle.flatten()
-        return self.render_rays(bundle.origins, bundle.directions, *self._staged_for(bundle))
+        return self.render_rays(bundle.origins, bundle.directions, self._staged_for(bundle))
 
     def _training_outputs(self, bundle: RayBundle) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
@@ -282,15 +302,17 @@ class ThreeVPModel(Model):
             return self.performance.at_frames(frame.view(1))
         return self.performance.neutral() if time is None else self.performance.at_time(time)
 
-    def stage(self, state: PoseState, key: object = None) -> tuple[PosedSurface, PoseState]:
+    def stage(self, state: PoseState, key: object = None) -> StagedPose:
         """Pose the template for a picture. A `key` other than None lets later chunks of the picture reuse it."""
         if key is not None and self._staged is not None and self._staged[0] == key:
-            return self._staged[1:]
+            return self._staged[1]
         surface = self.canonical.pose(state)
-        self._staged = (key, surface, state)
-        return surface, state
+        grid, reach = self.occupancy.view, self.march_settings().reach
+        hull = posed_hull(surface, 1, grid.skip, grid.origin, grid.cell, reach, HULL_CELL)
+        self._staged = (key, StagedPose(surface, state, hull))
+        return self._staged[1]
 
-    def _staged_for(self, bundle: RayBundle) -> tuple[PosedSurface, PoseState]:
+    def _staged_for(self, bundle: RayBundle) -> StagedPose:
         frame = bundle.metadata.get("frame")
         frame = None if frame is None else frame.view(-1)[0].long()
         time = None if bundle.times is None else float(bundle.times.view(-1)[0])
@@ -307,38 +329,45 @@ class ThreeVPModel(Model):
     def render_camera(self, camera: Cameras, state: PoseState) -> dict[str, Float[Tensor, "h w c"]]:
         """Render one camera with any pose, expression and light."""
         bundle = camera.to(self.device).generate_rays(camera_indices=0, keep_shape=True)
-        surface, state = self.stage(state)
+        staged = self.stage(state)
         origins, directions = bundle.origins, bundle.directions
         h, w = origins.shape[:2]
         origins, directions = origins.reshape(-1, 3), directions.reshape(-1, 3)
         chunk = self.config.eval_num_rays_per_chunk
         parts = [
-            self.render_rays(origins[i : i + chunk], directions[i : i + chunk], surface, state)
+            self.render_rays(origins[i : i + chunk], directions[i : i + chunk], staged)
             for i in range(0, len(origins), chunk)
         ]
         return {name: torch.cat([p[name] for p in parts]).view(h, w, -1) for name in parts[0]}
 
     def render_rays(
-        self, origins: Float[Tensor, "R 3"], directions: Float[Tensor, "R 3"], surface: PosedSurface, state: PoseState
+        self, origins: Float[Tensor, "R 3"], directions: Float[Tensor, "R 3"], staged: StagedPose
     ) -> dict[str, Tensor]:
         """Render rays of one pose: rgb over the background, accumulation, depth."""
-        R, device = len(origins), origins.device
+        R, device, state = len(origins), origins.device, staged.state
         slots = torch.zeros(R, dtype=torch.int32, device=device)
-        marched = self._march(origins, directions, slots, surface, seed=-1)
+        marched = self._march(origins, directions, slots, staged.surface, seed=-1, hull=staged.hull)
         hit = marched.count.nonzero().squeeze(-1)
         room = int(marched.count.max()) if len(hit) else 1
         mask = torch.arange(room, device=device) < marched.count[hit, None]
-        M = marched.M[hit, :room][mask]
-        ray = mask.nonzero()[:, 0]
+        ray, place = mask.nonzero(as_tuple=True)
+        source = hit[ray]
+        M = marched.M[source, place]
         samples = CanonicalSamples(
-            position=marched.position[hit, :room][mask],
-            light=unit_columns(M @ state.room[0, :, :2]),
-            direction=F.normalize((M @ directions[hit][ray, :, None]).squeeze(-1), dim=-1),
+            position=marched.position[source, place],
+            light=M @ state.room[0, :, :2],
+            direction=(M @ directions[source, :, None]).squeeze(-1),
             conditioning=self.condition(state),
             frame=torch.zeros(len(ray), dtype=torch.int64, device=device),
         )
-        density, rgb, _, displacement = self.field.evaluate(samples)
-        rendered = composite(density, rgb, marched.t[hit, :room], marched.width[hit, :room], mask)
+        density, features, _ = self.field.geometry(samples)
+        weights = packed_weights(density, marched.width[hit, :room], mask)
+        seen = (weights[mask] > INVISIBLE).nonzero().squeeze(-1)
+        rgb = torch.zeros(len(ray), 3, device=device)
+        rgb[seen], _ = self.field.color(
+            features[seen], unit_columns(samples.light[seen]), F.normalize(samples.direction[seen], dim=-1)
+        )
+        rendered = accumulate(weights, rgb, marched.t[hit, :room], mask)
         background = torch.tensor(BACKGROUNDS[self.config.background_color], device=device)
         out = {
             "rgb": background.expand(R, 3).index_copy(

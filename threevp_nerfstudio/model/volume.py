@@ -31,6 +31,22 @@ def ray_weights(density: Float[Tensor, "R S"], width: Float[Tensor, "R S"]) -> F
     return torch.exp(-before) * (1.0 - torch.exp(-optical))
 
 
+def packed_weights(
+    density: Float[Tensor, "N"], width: Float[Tensor, "R S"], mask: Bool[Tensor, "R S"]
+) -> Float[Tensor, "R S"]:
+    """`ray_weights` of packed samples; 0 where there is none."""
+    return ray_weights(torch.zeros_like(width).masked_scatter(mask, density), width)
+
+
+def accumulate(
+    weights: Float[Tensor, "R S"], rgb: Float[Tensor, "N 3"], t: Float[Tensor, "R S"], mask: Bool[Tensor, "R S"]
+) -> Rendered:
+    """Colour, accumulation and depth of rays from their samples' weights."""
+    ray = mask.nonzero()[:, 0]
+    color = torch.zeros(len(weights), 3, device=weights.device).index_add(0, ray, weights[mask][:, None] * rgb)
+    return Rendered(color, weights.sum(-1), (weights * t).sum(-1), weights)
+
+
 def composite(
     density: Float[Tensor, "N"],
     rgb: Float[Tensor, "N 3"],
@@ -39,12 +55,7 @@ def composite(
     mask: Bool[Tensor, "R S"],
 ) -> Rendered:
     """Composite packed samples along their rays."""
-    dense = torch.zeros_like(width).masked_scatter(mask, density)
-    weights = ray_weights(dense, width)
-    packed = weights[mask]
-    ray = mask.nonzero()[:, 0]
-    color = torch.zeros(len(width), 3, device=width.device).index_add(0, ray, packed[:, None] * rgb)
-    return Rendered(color, weights.sum(-1), (weights * t).sum(-1), weights)
+    return accumulate(packed_weights(density, width, mask), rgb, t, mask)
 
 
 def over(rgb: Float[Tensor, "R 3"], accumulation: Float[Tensor, "R"], background: Tensor) -> Float[Tensor, "R 3"]:
