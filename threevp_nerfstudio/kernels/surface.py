@@ -121,6 +121,31 @@ def _to_canonical(
         out_distance[i] = hit.distance
 
 
+def vertex_maps(
+    source: Float[Tensor, "V 3"],
+    target: Float[Tensor, "V 3"],
+    faces: Int[Tensor, "F 3"],
+    row_start: Int[Tensor, "Vp"],
+    row_faces: Int[Tensor, "R"],
+) -> Float[Tensor, "V 3 3"]:
+    """Linear map at each vertex from one pose of a mesh to another; rows as from `surface_frames.vertex_triangles`."""
+    out = torch.zeros(1, source.shape[0], 3, 3, device=source.device)
+    launch(
+        _vertex_maps,
+        (1, source.shape[0]),
+        [
+            array(source.contiguous().float()[None], wp.vec3),
+            array(target.contiguous().float(), wp.vec3),
+            array(faces.contiguous().int().flatten(), wp.int32),
+            array(row_start),
+            array(row_faces),
+        ],
+        [array(out, wp.mat33)],
+        source.device,
+    )
+    return out[0]
+
+
 class PosedSurface:
     """The template's surface in one or more poses ("slots"), each with a BVH that is refitted when the pose changes.
 

@@ -27,6 +27,7 @@ from threevp_nerfstudio.kernels.hull import PosedHull, posed_hull
 from threevp_nerfstudio.kernels.march import MarchedSamples, MarchSettings, march
 from threevp_nerfstudio.kernels.surface import PosedSurface
 from threevp_nerfstudio.model import losses
+from threevp_nerfstudio.model.carving import empty_cells
 from threevp_nerfstudio.model.canonical import CanonicalTemplate
 from threevp_nerfstudio.model.field import CanonicalSamples, FieldConfig, ThreeVPField
 from threevp_nerfstudio.model.metrics import ImageMetrics, comparison
@@ -62,11 +63,13 @@ class OccupancyConfig:
     is larger than the person."""
     cell: float = 0.006
     """Side of a canonical cell, metres."""
+    carve: bool = True
+    """Empty the cells that the mattes show to be background, before training."""
     threshold: float = 10.0
     """Density (1/m) below which a cell counts as empty."""
     warmup: int = 150
     """Steps before cells are emptied."""
-    cells_per_step: int = 6144
+    cells_per_step: int = 2048
     """Cells evaluated in each training step."""
     decay: float = 0.7
     """Of a cell's density at each evaluation."""
@@ -173,7 +176,15 @@ class ThreeVPModel(Model):
     def before_step(self, step: int) -> None:
         """Set everything that depends on the training step."""
         self.step = step
+        if self.config.occupancy.carve and not self.occupancy.carved:
+            self._carve()
         self.field.blendfields_enabled = step >= self.config.blendfields_start
+
+    def _carve(self) -> None:
+        capture: Capture = self.kwargs["metadata"]["capture"]
+        points = self.occupancy.centers().cpu().numpy()
+        empty = empty_cells(points, self.config.occupancy.cell, self.canonical, self.performance, capture)
+        self.occupancy.carve(torch.from_numpy(empty).to(self.device))
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:

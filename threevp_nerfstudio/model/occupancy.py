@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from threevp_nerfstudio.kernels.march import CORE, OccupancyView
@@ -56,6 +56,7 @@ class CanonicalOccupancy(nn.Module):
         self.register_buffer("density", torch.where(shell, initial, 0.0).float())
         self.register_buffer("solid", torch.zeros(shell.shape))
         self.register_buffer("skip", torch.zeros(shell.shape, dtype=torch.uint8))
+        self.register_buffer("carved", torch.zeros((), dtype=torch.bool))
         self.register_buffer("origin", origin.float())
         self.cell = cell
         self._origin = tuple(float(v) for v in origin)
@@ -79,6 +80,21 @@ class CanonicalOccupancy(nn.Module):
     def occupied_fraction(self) -> float:
         """Occupied part of the shell."""
         return float((self.skip.flatten()[self.active] == 0).float().mean())
+
+    def centers(self) -> Float[Tensor, "N 3"]:
+        """Centres of the cells of shell and core, metres; the order in which `carve` takes its answers."""
+        return self.origin + ((self.shell | self.core).nonzero() + 0.5) * self.cell
+
+    @torch.no_grad()
+    def carve(self, empty: Bool[Tensor, "N"]) -> None:
+        """Take cells out of shell and core for good."""
+        index = (self.shell | self.core).nonzero()[empty].unbind(-1)
+        self.shell[index] = False
+        self.core[index] = False
+        self.density[index] = 0.0
+        self.carved.fill_(True)
+        self.active = self.shell.flatten().nonzero().squeeze(-1)
+        self.refresh(threshold=0.0)
 
     @torch.no_grad()
     def update(
