@@ -27,8 +27,8 @@ from threevp_nerfstudio.kernels.hull import PosedHull, posed_hull
 from threevp_nerfstudio.kernels.march import MarchedSamples, MarchSettings, march
 from threevp_nerfstudio.kernels.surface import PosedSurface
 from threevp_nerfstudio.model import losses
-from threevp_nerfstudio.model.carving import empty_cells
 from threevp_nerfstudio.model.canonical import CanonicalTemplate
+from threevp_nerfstudio.model.carving import empty_cells
 from threevp_nerfstudio.model.field import CanonicalSamples, FieldConfig, ThreeVPField
 from threevp_nerfstudio.model.metrics import ImageMetrics, comparison
 from threevp_nerfstudio.model.occupancy import CanonicalOccupancy, shell_cells
