@@ -4,7 +4,8 @@ One Warp kernel walks every ray along a lattice of step `step`. At each lattice 
 template gives either the distance that can be skipped, or a canonical point, whose cell in the canonical occupancy
 grid says whether the field has anything there. Only occupied points become samples. The walk ends at the far bound,
 at `max_samples`, or where the grid's density says that nothing behind can be seen. A ray that would need more samples
-than there is room for is walked again at twice the step, so that no ray is cut short in front of its surface.
+than there is room for is walked again at twice the step, so that no ray is cut short in front of its surface; or,
+for pictures, in parts: whoever evaluates the field knows after each part which rays still let light through.
 """
 
 from dataclasses import dataclass
@@ -61,6 +62,8 @@ class MarchedSamples:
     M: Float[Tensor, "R S 3 3"]
     """Linear part of the posed-to-canonical map."""
     count: Int[Tensor, "R"]
+    next: Int[Tensor, "R"]
+    """Where to go on, of a walk in parts; -1 where the ray has ended."""
 
     @property
     def mask(self) -> Bool[Tensor, "R S"]:
@@ -132,11 +135,13 @@ def _march(
     reach: float,
     max_optical_depth: float,
     seed: int,
+    start: wp.array(dtype=wp.int32),
     out_t: wp.array2d(dtype=float),
     out_width: wp.array2d(dtype=float),
     out_position: wp.array2d(dtype=wp.vec3),
     out_M: wp.array2d(dtype=wp.mat33),
     out_count: wp.array(dtype=wp.int32),
+    out_next: wp.array(dtype=wp.int32),
 ):
     r = wp.tid()
     slot = slots[r]
@@ -153,6 +158,8 @@ def _march(
         count = int(0)
         depth = float(0.0)
         k = int(0)
+        if start.shape[0] > 0:
+            k = start[r]
         bound = float(search)  # no nearest point is farther: its distance grows at most as fast as the ray advances
         last = float(0.0)
         steps = int(wp.ceil((bounds[1] - bounds[0]) / step))
@@ -200,6 +207,10 @@ def _march(
                         # has its own place in canonical space: do not skip past it
                         advance = wp.min(float(away - 1) * cell, 0.5 * hit.distance)
             k += wp.max(1, int(wp.floor(advance / step)))
+        if start.shape[0] > 0:
+            if k < steps:
+                out_next[r] = k
+            break
         if k >= steps:
             break
         step = step * 2.0
@@ -215,10 +226,13 @@ def march(
     settings: MarchSettings,
     seed: int = -1,
     hull: PosedHull | None = None,
+    start: Int[Tensor, "R"] | None = None,
 ) -> MarchedSamples:
     """March R rays through the posed slots of `surface`.
 
     Args:
+        start: walk in parts: go on from here (0 at first, then `next`), and stop when there is no more room, in place
+            of walking again in wider steps.
         hull: of the same poses; pays for whole pictures.
         seed: of the stratified jitter; negative puts every sample in the middle of its interval.
     """
@@ -229,6 +243,8 @@ def march(
     position = torch.empty(R, S, 3, device=device)
     M = torch.empty(R, S, 3, 3, device=device)
     count = torch.zeros(R, dtype=torch.int32, device=device)
+    following = torch.full((R,), -1, dtype=torch.int32, device=device)
+    begin = torch.zeros(0, dtype=torch.int32, device=device) if start is None else start.int().contiguous()
     lower = surface.posed.amin(1) - settings.reach
     upper = surface.posed.amax(1) + settings.reach
     hull_away = torch.zeros(1, 1, 1, 1, dtype=torch.uint8, device=device) if hull is None else hull.away
@@ -257,8 +273,9 @@ def march(
             float(settings.reach),
             float(settings.max_optical_depth),
             int(seed),
+            array(begin),
         ],
-        [array(t), array(width), array(position, wp.vec3), array(M, wp.mat33), array(count)],
+        [array(t), array(width), array(position, wp.vec3), array(M, wp.mat33), array(count), array(following)],
         device,
     )
-    return MarchedSamples(t, width, position, M, count)
+    return MarchedSamples(t, width, position, M, count, following)

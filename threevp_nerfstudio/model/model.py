@@ -12,7 +12,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
@@ -23,9 +22,8 @@ from torch.nn import Parameter
 
 from threevp_nerfstudio.capture.capture import Capture
 from threevp_nerfstudio.capture.timeline import normalised_times
-from threevp_nerfstudio.kernels.hull import PosedHull, posed_hull
+from threevp_nerfstudio.kernels.hull import posed_hull
 from threevp_nerfstudio.kernels.march import MarchedSamples, MarchSettings, march
-from threevp_nerfstudio.kernels.surface import PosedSurface
 from threevp_nerfstudio.model import losses
 from threevp_nerfstudio.model.canonical import CanonicalTemplate
 from threevp_nerfstudio.model.carving import empty_cells
@@ -34,22 +32,10 @@ from threevp_nerfstudio.model.metrics import ImageMetrics, comparison
 from threevp_nerfstudio.model.occupancy import CanonicalOccupancy, shell_cells
 from threevp_nerfstudio.model.performance import Performance, PoseState
 from threevp_nerfstudio.model.ray_bank import MappedRays, RayBank
-from threevp_nerfstudio.model.volume import accumulate, composite, over, packed_weights
+from threevp_nerfstudio.model.rendering import HULL_CELL, Inspection, StagedPose, render_rays
+from threevp_nerfstudio.model.volume import composite, over
 
-HULL_CELL = 0.012
-"""Side of a cell of the hull that rays of a picture are marched in, metres."""
-INVISIBLE = 1e-4
-"""Weight below which a sample's colour is not worth its network: 32 of them change no 8-bit value."""
 BACKGROUNDS = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0), "gray": (0.5, 0.5, 0.5)}
-
-
-@dataclass(frozen=True)
-class StagedPose:
-    """All that depends on the pose of a picture only, made once for all its rays."""
-
-    surface: PosedSurface
-    state: PoseState
-    hull: PosedHull
 
 
 @dataclass
@@ -199,20 +185,9 @@ class ThreeVPModel(Model):
 
     # ---- rays to samples ---------------------------------------------------------------------------------------
 
-    def march_settings(self) -> MarchSettings:
+    def march_settings(self, room: int | None = None) -> MarchSettings:
         reach = max(self.config.occupancy.outside, self.config.occupancy.inside) + self.config.occupancy.cell
-        return MarchSettings(self.config.sample_step, reach, self.config.max_samples, max_optical_depth=7.0)
-
-    def _march(
-        self,
-        origins: Tensor,
-        directions: Tensor,
-        slots: Tensor,
-        surface: PosedSurface,
-        seed: int,
-        hull: PosedHull | None = None,
-    ) -> MarchedSamples:
-        return march(origins, directions, slots, surface, self.occupancy.view, self.march_settings(), seed, hull)
+        return MarchSettings(self.config.sample_step, reach, room or self.config.max_samples, max_optical_depth=7.0)
 
     @torch.no_grad()
     def map_rays(self, bundle: RayBundle, seed: int) -> MappedRays:
@@ -220,7 +195,8 @@ class ThreeVPModel(Model):
         frame = bundle.metadata["frame"].view(-1)
         unique, slots = torch.unique(frame, return_inverse=True)
         state = self.performance.at_frames(unique)
-        samples = self._march(bundle.origins, bundle.directions, slots, self.canonical.pose(state), seed)
+        surface, settings = self.canonical.pose(state), self.march_settings()
+        samples = march(bundle.origins, bundle.directions, slots, surface, self.occupancy.view, settings, seed)
         light, direction = local_frames(samples.M, state.room[slots], bundle.directions)
         return MappedRays(
             frame=frame,
@@ -352,44 +328,24 @@ class ThreeVPModel(Model):
         return {name: torch.cat([p[name] for p in parts]).view(h, w, -1) for name in parts[0]}
 
     def render_rays(
-        self, origins: Float[Tensor, "R 3"], directions: Float[Tensor, "R 3"], staged: StagedPose
+        self,
+        origins: Float[Tensor, "R 3"],
+        directions: Float[Tensor, "R 3"],
+        staged: StagedPose,
+        inspect: Inspection | None = None,
     ) -> dict[str, Tensor]:
-        """Render rays of one pose: rgb over the background, accumulation, depth."""
-        R, device, state = len(origins), origins.device, staged.state
-        slots = torch.zeros(R, dtype=torch.int32, device=device)
-        marched = self._march(origins, directions, slots, staged.surface, seed=-1, hull=staged.hull)
-        hit = marched.count.nonzero().squeeze(-1)
-        room = int(marched.count.max()) if len(hit) else 1
-        mask = torch.arange(room, device=device) < marched.count[hit, None]
-        ray, place = mask.nonzero(as_tuple=True)
-        source = hit[ray]
-        M = marched.M[source, place]
-        samples = CanonicalSamples(
-            position=marched.position[source, place],
-            light=M @ state.room[0, :, :2],
-            direction=(M @ directions[source, :, None]).squeeze(-1),
-            conditioning=self.condition(state),
-            frame=torch.zeros(len(ray), dtype=torch.int64, device=device),
-        )
-        density, features, _ = self.field.geometry(samples)
-        weights = packed_weights(density, marched.width[hit, :room], mask)
-        seen = (weights[mask] > INVISIBLE).nonzero().squeeze(-1)
-        rgb = torch.zeros(len(ray), 3, device=device)
-        rgb[seen], _ = self.field.color(
-            features[seen], unit_columns(samples.light[seen]), F.normalize(samples.direction[seen], dim=-1)
-        )
-        rendered = accumulate(weights, rgb, marched.t[hit, :room], mask)
-        background = torch.tensor(BACKGROUNDS[self.config.background_color], device=device)
-        out = {
-            "rgb": background.expand(R, 3).index_copy(
-                0, hit, over(rendered.rgb, rendered.accumulation, background).clamp(0.0, 1.0)
-            ),
-            "accumulation": torch.zeros(R, 1, device=device).index_copy(0, hit, rendered.accumulation[:, None]),
-            "depth": torch.zeros(R, 1, device=device).index_copy(
-                0, hit, (rendered.depth / rendered.accumulation.clamp_min(1e-6))[:, None]
-            ),
-        }
-        return out
+        """Render rays of one pose: rgb over the background, accumulation, depth, and what `inspect` adds."""
+
+        def part(origins: Tensor, directions: Tensor, start: Tensor, room: int) -> MarchedSamples:
+            slots = torch.zeros(len(origins), dtype=torch.int32, device=origins.device)
+            settings = self.march_settings(room)
+            return march(
+                origins, directions, slots, staged.surface, self.occupancy.view, settings, -1, staged.hull, start
+            )
+
+        background = torch.tensor(BACKGROUNDS[self.config.background_color], device=origins.device)
+        conditioning = self.condition(staged.state)
+        return render_rays(self.field, part, origins, directions, staged.state, conditioning, background, inspect)
 
     def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
         """Straight-alpha RGBA of rendered outputs."""
