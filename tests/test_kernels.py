@@ -10,7 +10,7 @@ from tests.shapes import sphere
 from threevp_nerfstudio.geometry.surface_frames import to_canonical_torch, vertex_maps_torch, vertex_triangles
 from threevp_nerfstudio.kernels.hash_grid import hash_encode, hash_encode_torch
 from threevp_nerfstudio.kernels.hull import posed_hull
-from threevp_nerfstudio.kernels.march import MarchSettings, OccupancyView, march
+from threevp_nerfstudio.kernels.march import HIDDEN, MarchSettings, OccupancyView, march
 from threevp_nerfstudio.kernels.surface import PosedSurface, signed_distance
 
 DEVICES = [
@@ -146,11 +146,11 @@ def test_signed_distance_is_negative_inside():
 CELL, REACH = 0.01, 0.03
 
 
-def shell_view(density: float = 0.0, occupied: bool = True) -> OccupancyView:
+def shell_view(occupied: bool = True) -> OccupancyView:
     """A grid over [-0.16, 0.16]^3 in which everything (or nothing) is occupied."""
     shape = (32, 32, 32)
     skip = torch.full(shape, 0 if occupied else 6, dtype=torch.uint8)
-    return OccupancyView(torch.full(shape, density), skip, (-0.16, -0.16, -0.16), CELL)
+    return OccupancyView(skip, (-0.16, -0.16, -0.16), CELL)
 
 
 def rays(count: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
@@ -161,11 +161,11 @@ def rays(count: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
     return origins, torch.nn.functional.normalize(target - origins, dim=-1)
 
 
-def marched(view: OccupancyView, seed: int = -1, step: float = 0.005, room: int = 64, optical: float = 1e9, scale: float = 1.0):
+def marched(view: OccupancyView, seed: int = -1, step: float = 0.005, room: int = 64, scale: float = 1.0):
     torch.manual_seed(0)
     vertices, faces = sphere()
     origins, directions = rays()
-    settings = MarchSettings(step, REACH, room, optical)
+    settings = MarchSettings(step, REACH, room)
     slots = torch.zeros(len(origins), dtype=torch.int64)
     surface = surface_of(vertices, faces, 1)
     surface.update(torch.from_numpy(vertices)[None])
@@ -213,9 +213,42 @@ def test_too_little_room_widens_the_steps_instead_of_cutting_rays_short():
     assert (samples.width[:32, 0] > 0.005).all()
 
 
-def test_marching_ends_where_nothing_behind_can_be_seen():
-    open_, opaque = marched(shell_view())[2], marched(shell_view(density=300.0), optical=8.0)[2]
-    assert (opaque.count[:32] < open_.count[:32]).all() and (opaque.count[:32] > 0).all()
+def test_training_rays_end_in_hidden_cells_and_pictures_go_on():
+    vertices, faces = sphere()
+    surface = surface_of(vertices, faces, 1)
+    surface.update(torch.from_numpy(vertices)[None])
+    origins, directions = rays()
+    view = shell_view()
+    view.skip[:, 16:] = HIDDEN  # the farther half
+    slots = torch.zeros(len(origins), dtype=torch.int64)
+    training, picture = (
+        march(origins, directions, slots, surface, view, MarchSettings(0.005, REACH, 64, stop_at_hidden=stop))
+        for stop in (True, False)
+    )
+    behind = lambda m: ((m.t > 1.01) & m.mask)[:32].sum(1)  # noqa: E731
+    assert (behind(training) == 1).all() and (behind(picture) > 3).all()
+
+
+def test_a_walk_in_parts_finds_the_same_samples():
+    vertices, faces = sphere()
+    surface = surface_of(vertices, faces, 1)
+    surface.update(torch.from_numpy(vertices)[None])
+    origins, directions = rays()
+    slots = torch.zeros(len(origins), dtype=torch.int64)
+    whole = march(origins, directions, slots, surface, shell_view(), MarchSettings(0.005, REACH, 64))
+    found, start = [[] for _ in origins], torch.zeros(len(origins), dtype=torch.int32)
+    active = torch.arange(len(origins))
+    while len(active):
+        part = march(
+            origins[active], directions[active], slots[active], surface, shell_view(), MarchSettings(0.005, REACH, 5),
+            start=start,
+        )
+        for row, r in enumerate(active.tolist()):
+            found[r] += part.t[row, : part.count[row]].tolist()
+        on = part.next >= 0
+        active, start = active[on], part.next[on]
+    for r, t in enumerate(found):
+        torch.testing.assert_close(torch.tensor(t), whole.t[r, : whole.count[r]])
 
 
 def test_empty_cells_give_no_samples():
@@ -234,14 +267,14 @@ def test_the_hull_loses_no_sample(seed: int):
     for _ in range(5):
         grown = torch.nn.functional.max_pool3d(grown[None].float(), 3, 1, 1)[0] > 0
         skip += (~grown).to(torch.uint8)
-    view = OccupancyView(torch.zeros(32, 32, 32), skip, (-0.16, -0.16, -0.16), CELL)
+    view = OccupancyView(skip, (-0.16, -0.16, -0.16), CELL)
     origins = torch.nn.functional.normalize(torch.randn(500, 3), dim=-1)
     center = surface.posed[0].mean(0)
     directions = torch.nn.functional.normalize(center + torch.randn(500, 3) * 0.06 - origins, dim=-1)
     hull = posed_hull(surface, 1, skip, view.origin, CELL, REACH, 0.015)
     assert 0.02 < (hull.away == 0).float().mean() < 0.6  # it is worth having
     slots = torch.zeros(500, dtype=torch.int64)
-    settings = MarchSettings(0.002, REACH, 128, 1e9)
+    settings = MarchSettings(0.002, REACH, 128)
     plain, hulled = (march(origins, directions, slots, surface, view, settings, seed, h) for h in (None, hull))
     assert plain.count.sum() > 1000
     if seed < 0:  # the same lattice: every sample of the plain walk is there (the plain one skips more boldly)

@@ -60,8 +60,8 @@ def _occupied_cells(
             wp.max(wp.abs(wp.floor(g[0]) - float(i)), wp.abs(wp.floor(g[1]) - float(j))), wp.abs(wp.floor(g[2]) - float(k))
         )
         away = int(skip[i, j, k])
-        # 255 is the core, where rays end: it has to be seen
-        if away == 255 or (outside + float(away) - 1.0) * cell <= radius:
+        # hidden cells and the core have to be met
+        if away >= 254 or (outside + float(away) - 1.0) * cell <= radius:
             out[slot, x, y, z] = wp.uint8(1)
 
 

@@ -3,7 +3,7 @@
 One Warp kernel walks every ray along a lattice of step `step`. At each lattice point the nearest triangle of the posed
 template gives either the distance that can be skipped, or a canonical point, whose cell in the canonical occupancy
 grid says whether the field has anything there. Only occupied points become samples. The walk ends at the far bound,
-at `max_samples`, or where the grid's density says that nothing behind can be seen. A ray that would need more samples
+at `max_samples`, or (in training) in a cell that is hidden from everywhere. A ray that would need more samples
 than there is room for is walked again at twice the step, so that no ray is cut short in front of its surface; or,
 for pictures, in parts: whoever evaluates the field knows after each part which rays still let light through.
 """
@@ -21,19 +21,19 @@ from threevp_nerfstudio.kernels.surface import PosedSurface, canonical_point
 
 MAX_PASSES = wp.constant(4)
 CORE = 255
+"""`skip` of cells in which rays end."""
+HIDDEN = 254
+"""`skip` of cells that no ray of late had any light left for: training rays end there after one sample."""
 CORE_CELL = wp.constant(CORE)
-OPAQUE_SAMPLE = wp.constant(2.0)  # no single sample may end a ray
+HIDDEN_CELL = wp.constant(HIDDEN)
 
 
 @dataclass(frozen=True)
 class OccupancyView:
     """What the kernel reads of the canonical occupancy grid."""
 
-    solid: Float[Tensor, "X Y Z"]
-    """Least density of each cell, 1/m."""
     skip: Int[Tensor, "X Y Z"]
-    """uint8: 0 where occupied, else how many cells (Chebyshev) to the nearest occupied one, saturated; 255
-    in the core of the body, where rays end."""
+    """uint8: 0 where occupied, else how many cells (Chebyshev) to the nearest occupied one, saturated; `HIDDEN`; `CORE`."""
     origin: tuple[float, float, float]
     cell: float
 
@@ -45,8 +45,8 @@ class MarchSettings:
     reach: float
     """Half-width of the shell round the template, metres."""
     max_samples: int
-    max_optical_depth: float
-    """End of the walk: optical depth, by the grid, of the samples so far."""
+    stop_at_hidden: bool = True
+    """For training. A picture asks the field instead."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,6 @@ def _march(
     faces: wp.array(dtype=wp.int32),
     canonical: wp.array(dtype=wp.vec3),
     maps: wp.array2d(dtype=wp.mat33),
-    solid: wp.array3d(dtype=float),
     skip: wp.array3d(dtype=wp.uint8),
     grid_origin: wp.vec3,
     cell: float,
@@ -133,7 +132,7 @@ def _march(
     hull_cell: float,
     base_step: float,
     reach: float,
-    max_optical_depth: float,
+    stop_at_hidden: int,
     seed: int,
     start: wp.array(dtype=wp.int32),
     out_t: wp.array2d(dtype=float),
@@ -156,7 +155,6 @@ def _march(
     step = float(base_step)
     for attempt in range(MAX_PASSES):
         count = int(0)
-        depth = float(0.0)
         k = int(0)
         if start.shape[0] > 0:
             k = start[r]
@@ -191,14 +189,13 @@ def _march(
                 z = int(wp.floor(g[2]))
                 if x >= 0 and y >= 0 and z >= 0 and x < skip.shape[0] and y < skip.shape[1] and z < skip.shape[2]:
                     away = int(skip[x, y, z])
-                    if away == 0:
+                    if away == 0 or away == HIDDEN_CELL:
                         out_t[r, count] = t / length
                         out_width[r, count] = step
                         out_position[r, count] = hit.position
                         out_M[r, count] = hit.M
                         count += 1
-                        depth += wp.min(solid[x, y, z] * step, OPAQUE_SAMPLE)
-                        if depth > max_optical_depth:
+                        if away != 0 and stop_at_hidden != 0:
                             k = steps
                     elif away == CORE_CELL:
                         k = steps
@@ -262,7 +259,6 @@ def march(
             array(surface.flat_faces),
             array(surface.canonical, wp.vec3),
             array(surface.maps, wp.mat33),
-            array(occupancy.solid),
             array(occupancy.skip, wp.uint8),
             wp.vec3(*occupancy.origin),
             float(occupancy.cell),
@@ -271,7 +267,7 @@ def march(
             0.0 if hull is None else float(hull.cell),
             float(settings.step),
             float(settings.reach),
-            float(settings.max_optical_depth),
+            int(settings.stop_at_hidden),
             int(seed),
             array(begin),
         ],

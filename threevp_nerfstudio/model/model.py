@@ -187,7 +187,7 @@ class ThreeVPModel(Model):
 
     def march_settings(self, room: int | None = None) -> MarchSettings:
         reach = max(self.config.occupancy.outside, self.config.occupancy.inside) + self.config.occupancy.cell
-        return MarchSettings(self.config.sample_step, reach, room or self.config.max_samples, max_optical_depth=7.0)
+        return MarchSettings(self.config.sample_step, reach, room or self.config.max_samples, stop_at_hidden=room is None)
 
     @torch.no_grad()
     def map_rays(self, bundle: RayBundle, seed: int) -> MappedRays:
@@ -238,6 +238,9 @@ class ThreeVPModel(Model):
         rendered = composite(density, rgb, rays.t, rays.width, mask)
         if drawn is not None and self.step >= self.config.thin_start:
             self.bank.thin(drawn, rays, contributing(rendered.weights.detach(), mask))
+        weights = rendered.weights.detach()
+        before = 1.0 - (weights.cumsum(1) - weights)
+        self.occupancy.observe(samples.position, before[mask])
         background = torch.rand(len(rays), 3, generator=generator).to(rgb.device)
         alpha = rays.target[:, 3]
         outputs = {

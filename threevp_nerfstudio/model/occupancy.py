@@ -14,9 +14,15 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from threevp_nerfstudio.kernels.march import CORE, OccupancyView
+from threevp_nerfstudio.kernels.march import CORE, HIDDEN, OccupancyView
 
 MAX_SKIP = 6
+SEEN = 0.02
+"""Transmittance of a ray at a sample that can still be seen."""
+SEEN_VOTES = 32.0
+"""One sample that is seen outweighs so many that are not."""
+HIDDEN_VOTES = 16.0
+"""So many more samples that are not seen make a cell hidden."""
 CORE_THICKNESS = 0.03
 """Metres of the core that are marked: more than a ray can jump."""
 
@@ -38,8 +44,7 @@ def shell_cells(
 
 
 class CanonicalOccupancy(nn.Module):
-    """Density per canonical cell: `density` follows its largest values (is there anything?), `solid` its smallest
-    (is all of it opaque? then a ray may end there, which a cell that a surface passes through must not cause).
+    """Per canonical cell: its density (is there anything?), and whether any light gets there (can it be seen?).
 
     Args:
         shell: cells that may ever be occupied.
@@ -54,7 +59,7 @@ class CanonicalOccupancy(nn.Module):
         self.register_buffer("shell", shell)
         self.register_buffer("core", core)
         self.register_buffer("density", torch.where(shell, initial, 0.0).float())
-        self.register_buffer("solid", torch.zeros(shell.shape))
+        self.register_buffer("unseen", torch.zeros(shell.shape))
         self.register_buffer("skip", torch.zeros(shell.shape, dtype=torch.uint8))
         self.register_buffer("carved", torch.zeros((), dtype=torch.bool))
         self.register_buffer("origin", origin.float())
@@ -64,7 +69,7 @@ class CanonicalOccupancy(nn.Module):
         self.refresh(threshold=0.0)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
-        for name in ("shell", "core", "density", "solid", "skip"):
+        for name in ("shell", "core", "density", "unseen", "skip"):
             value = state_dict.get(prefix + name)
             if value is not None and value.shape != getattr(self, name).shape:
                 setattr(self, name, torch.empty_like(value, device=getattr(self, name).device))
@@ -74,12 +79,18 @@ class CanonicalOccupancy(nn.Module):
 
     @property
     def view(self) -> OccupancyView:
-        return OccupancyView(self.solid, self.skip, self._origin, self.cell)
+        return OccupancyView(self.skip, self._origin, self.cell)
 
     @property
     def occupied_fraction(self) -> float:
         """Occupied part of the shell."""
-        return float((self.skip.flatten()[self.active] == 0).float().mean())
+        code = self.skip.flatten()[self.active]
+        return float(((code == 0) | (code == HIDDEN)).float().mean())
+
+    @property
+    def hidden_fraction(self) -> float:
+        """Hidden part of the shell."""
+        return float((self.skip.flatten()[self.active] == HIDDEN).float().mean())
 
     def centers(self) -> Float[Tensor, "N 3"]:
         """Centres of the cells of shell and core, metres; the order in which `carve` takes its answers."""
@@ -110,8 +121,17 @@ class CanonicalOccupancy(nn.Module):
         value = density(self.origin + (index + jitter) * self.cell)
         flat = self.density.view(-1)
         flat[cells] = torch.maximum(flat[cells] * decay, value)
-        solid = self.solid.view(-1)
-        solid[cells] = torch.minimum(solid[cells] * 1.25 + 1.0, value)
+
+    @torch.no_grad()
+    def observe(self, position: Float[Tensor, "N 3"], transmittance: Float[Tensor, "N"]) -> None:
+        """Note how much light samples of training rays had left. What is seen from somewhere now and then counts as seen:
+        the inside of the mouth is hidden most of the time."""
+        shape = torch.tensor(self.shell.shape, device=position.device)
+        index = ((position - self.origin) / self.cell).floor().long()
+        index = torch.minimum(index.clamp_min(0), shape - 1)
+        flat = (index[:, 0] * shape[1] + index[:, 1]) * shape[2] + index[:, 2]
+        vote = torch.where(transmittance > SEEN, -SEEN_VOTES, 1.0)
+        self.unseen.view(-1).index_add_(0, flat, vote).clamp_(-4 * SEEN_VOTES, 4 * SEEN_VOTES)
 
     @torch.no_grad()
     def refresh(self, threshold: float) -> None:
@@ -122,7 +142,8 @@ class CanonicalOccupancy(nn.Module):
         for _ in range(MAX_SKIP):
             reached = _dilate(reached)
             skip += ~reached
-        self.skip.copy_(skip.masked_fill_(self.core, CORE))
+        hidden = self.shell & (skip == 0) & (self.unseen >= HIDDEN_VOTES)
+        self.skip.copy_(skip.masked_fill_(hidden, HIDDEN).masked_fill_(self.core, CORE))
 
 
 def _dilate(mask: Tensor) -> Tensor:
