@@ -14,7 +14,7 @@ from threevp_nerfstudio.data.balance import expression_groups, frame_probabiliti
 from threevp_nerfstudio.data.datamanager import ThreeVPDataManagerConfig
 from threevp_nerfstudio.data.dataparser import ThreeVPDataParserConfig, split_frames
 from threevp_nerfstudio.data.picture_cache import PictureCache, crop_to_subject
-from threevp_nerfstudio.data.pixels import PixelShares, border_ring, sample_pixels
+from threevp_nerfstudio.data.pixels import PixelShares, border_ring, patches, sample_pixels
 from threevp_nerfstudio.errors import CaptureError
 
 # ---- balance ---------------------------------------------------------------------------------------------------------
@@ -196,8 +196,23 @@ def test_training_rays_carry_the_pixel_that_they_look_at(manager):
     x = capture.frames.focal[frame, 0] * d[0] / -d[2] + capture.frames.principal_point[frame, 0]
     y = -capture.frames.focal[frame, 1] * d[1] / -d[2] + capture.frames.principal_point[frame, 1]
     assert abs(x % 1 - 0.5) < 0.02 and abs(y % 1 - 0.5) < 0.02  # pixel centres
-    pixel = read_rgba(capture.frames, frame)[int(y), int(x)] / 255.0
-    torch.testing.assert_close(bundle.metadata["target"][0].numpy(), pixel.astype(np.float32))
+    picture = read_rgba(capture.frames, frame)
+    patch = bundle.metadata["patch"][0].view(5, 5, 4).numpy()
+    np.testing.assert_array_equal(patch[2, 2], picture[int(y), int(x)])
+    # a step of a pixel to the right, and one down
+    for axis, (dx, dy) in enumerate([(1, 0), (0, 1)]):
+        moved = camera[:3, :3].T @ (bundle.directions[0] + bundle.metadata["across"][0].view(3, 2)[:, axis]).numpy()
+        focal, center = capture.frames.focal[frame], capture.frames.principal_point[frame]
+        assert abs(focal[0] * moved[0] / -moved[2] + center[0] - x - dx) < 0.02
+        assert abs(-focal[1] * moved[1] / -moved[2] + center[1] - y - dy) < 0.02
+
+
+def test_patches_are_the_pixels_around_and_repeat_the_edge():
+    rgba = np.arange(6 * 5 * 4, dtype=np.uint8).reshape(6, 5, 4)
+    out = patches(rgba, np.array([[2, 3], [0, 0]]), radius=1).reshape(2, 3, 3, 4)
+    np.testing.assert_array_equal(out[0], rgba[2:5, 1:4])
+    np.testing.assert_array_equal(out[1, 1:, 1:], rgba[:2, :2])
+    np.testing.assert_array_equal(out[1, 0, 0], rgba[0, 0])
 
 
 def test_sampling_is_determined_by_the_seed(tiny_capture: Path):

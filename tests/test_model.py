@@ -12,13 +12,16 @@ import torch
 from tests.shapes import ball_template
 from threevp_nerfstudio.body.template import Motion
 from threevp_nerfstudio.capture.capture import Capture, load_capture
+from threevp_nerfstudio.data.datamanager import ThreeVPDataManagerConfig
 from threevp_nerfstudio.data.dataparser import ThreeVPDataParserConfig
 from threevp_nerfstudio.errors import CheckpointError
+from threevp_nerfstudio.kernels.march import HIDDEN
 from threevp_nerfstudio.model.blendfields import BlendfieldConfig, Blendfields
 from threevp_nerfstudio.model.canonical import CanonicalTemplate, moving_channels
 from threevp_nerfstudio.model.encodings import HashGridConfig, spherical_harmonics
 from threevp_nerfstudio.model.field import CanonicalSamples, FieldConfig, ThreeVPField
 from threevp_nerfstudio.model.model import ThreeVPModel, ThreeVPModelConfig
+from threevp_nerfstudio.model.occupancy import CanonicalOccupancy
 from threevp_nerfstudio.model.performance import Performance, light_turn
 from threevp_nerfstudio.model.ray_bank import MappedRays, RayBank
 
@@ -172,16 +175,17 @@ def test_spherical_harmonics_are_orthogonal_over_the_sphere():
 # ---- bank ------------------------------------------------------------------------------------------------------------
 
 
-def mapped(count: int, frame: int, room: int = 4) -> MappedRays:
+def mapped(count: int, frame: int, room: int = 4, side: int = 3) -> MappedRays:
     return MappedRays(
         frame=torch.full((count,), frame),
-        target=torch.rand(count, 4),
+        patch=torch.randint(0, 256, (count, side * side, 4), dtype=torch.uint8),
         weight=torch.ones(count),
-        t=torch.rand(count, room),
-        width=torch.rand(count, room),
-        position=torch.rand(count, room, 3),
-        light=torch.rand(count, room, 3, 2),
-        direction=torch.rand(count, room, 3),
+        t=torch.rand(count, room).sort(dim=1).values,
+        width=torch.full((count, room), 0.004),
+        position=torch.randn(count, room, 3),
+        across=torch.randn(count, room, 3, 2) * 0.002,
+        along=torch.nn.functional.normalize(torch.randn(count, room, 3), dim=-1),
+        light=torch.nn.functional.normalize(torch.randn(count, room, 3, 2), dim=2),
         count=torch.full((count,), room, dtype=torch.int32),
     )
 
@@ -203,6 +207,39 @@ def test_a_partly_filled_bank_holds_no_more_than_was_inserted():
     assert bank.filled == 7
     torch.testing.assert_close(bank.storage.position[:7], rays.position)
     torch.testing.assert_close(bank.storage.light[:7].float(), rays.light, atol=1e-3, rtol=0)  # kept in half precision
+
+
+def test_neighbours_move_to_their_pixel_and_keep_the_order_along_the_ray():
+    rays = mapped(200, 0)
+    moved = rays.neighbours(torch.Generator().manual_seed(0))
+    assert moved.patch.shape == (200, 1, 4)
+    for r in range(200):
+        pixel = (rays.patch[r] == moved.patch[r]).all(-1).nonzero()[0, 0]
+        step = torch.tensor([pixel % 3 - 1, pixel // 3 - 1], dtype=torch.float32)
+        rest = moved.position[r] - rays.position[r] - rays.across[r] @ step
+        slide = (rest * rays.along[r]).sum(-1)  # what is left is a slide along the ray, the same for all samples
+        torch.testing.assert_close(rest, slide[:, None] * rays.along[r], atol=1e-6, rtol=0)
+        torch.testing.assert_close(slide, slide[:1].expand(4), atol=1e-6, rtol=0)
+        assert slide[0].abs() <= 0.002 + 1e-6
+    assert torch.equal(rays.neighbours(torch.Generator().manual_seed(0)).position, moved.position)
+
+
+def test_a_neighbour_is_where_its_own_pixel_would_have_been_mapped(model: ThreeVPModel, tiny_capture: Path):
+    config = ThreeVPDataManagerConfig(data=tiny_capture, train_num_rays_per_batch=64, frames_per_step=1)
+    config.dataparser.data = tiny_capture
+    bundle, _ = config.setup(device="cpu", test_mode="val", world_size=1, local_rank=0).next_train(0)
+    rays = model.map_rays(bundle, seed=1)
+    surface = model.canonical.pose(model.performance.at_frames(rays.frame[:1].view(-1)))
+    step = torch.tensor([1.0, -1.0])
+    across = bundle.metadata["across"].view(-1, 3, 2)
+    x = bundle.origins[:, None] + rays.t[..., None] * (bundle.directions + across @ step)[:, None]
+    mask = rays.mask
+    exact, _, _ = surface.to_canonical(x[mask], torch.zeros(int(mask.sum()), dtype=torch.int64), 1.0)
+    mine = (rays.position + rays.across @ step)[mask]
+    pixel = (rays.across @ step)[mask].norm(dim=-1)
+    assert len(pixel) > 50 and 0.002 < pixel.median() < 0.05
+    # pixels of this capture are large against its triangles, and yet
+    assert ((mine - exact).norm(dim=-1) / pixel).median() < 0.15
 
 
 # ---- the whole -------------------------------------------------------------------------------------------------------
@@ -312,3 +349,43 @@ def test_the_light_moves_with_the_state_and_the_geometry_does_not(model: ThreeVP
     a, b = model.render_camera(camera, state), model.render_camera(camera, turned)
     assert not torch.equal(a["rgb"], b["rgb"])
     torch.testing.assert_close(a["accumulation"], b["accumulation"])
+
+
+# ---- occupancy -------------------------------------------------------------------------------------------------------
+
+
+def occupancy_block() -> CanonicalOccupancy:
+    shell = torch.ones(4, 4, 4, dtype=torch.bool)
+    shell[0, 0, 0] = False
+    return CanonicalOccupancy(shell, torch.zeros_like(shell), torch.tensor([1.0, 2.0, 3.0]), cell=0.1)
+
+
+def test_cells_that_no_light_reaches_become_hidden_and_come_back():
+    grid = occupancy_block()
+    point = torch.tensor([[1.25, 2.15, 3.35]]).expand(20, 3)
+    grid.observe(point, torch.zeros(20))
+    grid.refresh(1.0)
+    assert grid.skip[2, 1, 3] == HIDDEN and (grid.skip == HIDDEN).sum() == 1
+    assert grid.hidden_fraction == pytest.approx(1 / 63)
+    grid.observe(point[:1], torch.ones(1))  # seen once
+    grid.refresh(1.0)
+    assert grid.skip[2, 1, 3] == 0
+
+
+def test_a_cell_that_is_seen_now_and_then_is_never_hidden():
+    """The inside of the mouth, open in one frame of twenty."""
+    grid = occupancy_block()
+    for _ in range(50):
+        grid.observe(torch.full((20, 3), 1.05) + torch.tensor([0.1, 1.1, 2.1]), (torch.arange(20) == 7).float())
+        grid.refresh(1.0)
+        assert grid.skip[1, 1, 1] == 0
+
+
+def test_carved_cells_stay_empty_whatever_the_field_says():
+    grid = occupancy_block()
+    empty = grid.centers()[:, 2] > 3.2
+    grid.carve(empty)
+    for seed in range(20):
+        grid.update(lambda x: torch.full((len(x),), 50.0), 64, 0.7, seed)
+    grid.refresh(1.0)
+    assert (grid.skip[:, :, 2:] > 0).all() and grid.occupied_fraction == 1.0 and bool(grid.carved)

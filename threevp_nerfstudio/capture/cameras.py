@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray as Array
 
 from threevp_nerfstudio.capture.frames import Frames
@@ -21,13 +23,39 @@ def pixel_directions(
 ) -> Float[Array, "H W 3"]:
     """Directions through the pixel centres in the camera's OpenGL axes, with z = -1. `distortion` is k1, k2, p1, p2."""
     x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    return _directions(np.stack([x, y], axis=-1), K, distortion)
+
+
+@dataclass(frozen=True)
+class PixelRays:
+    """Rays through n pixel centres, world frame."""
+
+    origins: Float[Array, "n 3"]
+    directions: Float[Array, "n 3"]
+    """Unit."""
+    across: Float[Array, "n 3 2"]
+    """What a step of one pixel to the right, and one down, adds to the direction."""
+
+
+def pixel_rays(frames: Frames, i: int, xy: Int[Array, "n 2"]) -> PixelRays:
+    """Rays of frame `i` through pixels (column, row)."""
+    K, pixels = intrinsic_matrix(frames, i), xy + 0.5
+    camera = frames.camera_to_world[i]
+    steps = np.stack([pixels, pixels + [1.0, 0.0], pixels + [0.0, 1.0]])
+    centre, right, down = _directions(steps, K, frames.distortion[i]) @ camera[:3, :3].T
+    length = np.linalg.norm(centre, axis=-1, keepdims=True)
+    across = np.stack([right - centre, down - centre], axis=-1) / length[..., None]
+    return PixelRays(np.broadcast_to(camera[:3, 3], centre.shape), centre / length, across)
+
+
+def _directions(pixels: Float[Array, "*n 2"], K: Float[Array, "3 3"], distortion: Float[Array, "4"]) -> Float[Array, "*n 3"]:
     if np.any(distortion):
-        pixels = np.stack([x, y], axis=-1).reshape(-1, 1, 2)
         criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 50, 1e-9)
-        plane = cv2.undistortPointsIter(pixels, K, distortion, None, None, criteria).reshape(height, width, 2)
+        points = pixels.reshape(-1, 1, 2)
+        plane = cv2.undistortPointsIter(points, K, distortion, None, None, criteria).reshape(pixels.shape)
     else:
-        plane = np.stack([(x - K[0, 2]) / K[0, 0], (y - K[1, 2]) / K[1, 1]], axis=-1)
-    return np.stack([plane[..., 0], -plane[..., 1], -np.ones_like(x)], axis=-1)
+        plane = (pixels - K[:2, 2]) / [K[0, 0], K[1, 1]]
+    return np.concatenate([plane[..., :1], -plane[..., 1:], -np.ones_like(plane[..., :1])], axis=-1)
 
 
 def project(

@@ -13,13 +13,14 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader, RandIndicesEvalDataloader
 
+from threevp_nerfstudio.capture.cameras import pixel_rays
 from threevp_nerfstudio.capture.capture import read_rgba, yaw_deg
 from threevp_nerfstudio.data.balance import frame_probabilities
 from threevp_nerfstudio.data.dataparser import ThreeVPDataParserConfig
 from threevp_nerfstudio.data.dataset import ThreeVPDataset
 from threevp_nerfstudio.data.parts import part_boxes
 from threevp_nerfstudio.data.picture_cache import Crop, PictureCache
-from threevp_nerfstudio.data.pixels import PixelShares, sample_pixels
+from threevp_nerfstudio.data.pixels import PixelShares, patches, sample_pixels
 
 
 @dataclass
@@ -37,6 +38,9 @@ class ThreeVPDataManagerConfig(VanillaDataManagerConfig):
     """Draw yaw sectors equally often."""
     balance_expressions: bool = True
     """Draw groups of similar expressions equally often."""
+    neighbour_pixels: int = 2
+    """Each ray carries the colours of the pixels up to so many away: near its own, the map to canonical space is
+    linear, so the model can train on those pixels' rays too without mapping them. 0: on its own pixel only."""
     pixels: PixelShares = field(default_factory=PixelShares)
     """Shares of eyes and mouth, border, background and subject."""
     face_weight: float = 1.0
@@ -111,7 +115,8 @@ class ThreeVPDataManager(VanillaDataManager[ThreeVPDataset]):
     # ---- training ----------------------------------------------------------------------------------------------
 
     def next_train(self, step: int) -> tuple[RayBundle, dict]:
-        """Fresh rays. Their metadata holds frame, target (RGB and alpha) and weight of each ray."""
+        """Fresh rays. Their metadata holds the frame and weight of each ray, the RGBA of the pixels round it (`patch`,
+        bytes) and what a step of a pixel adds to its direction (`across`)."""
         self.train_count += 1
         if not self._next:
             self._request_frames()
@@ -139,18 +144,30 @@ class ThreeVPDataManager(VanillaDataManager[ThreeVPDataset]):
         self._next = [(frame, self._pool.submit(self.pictures.get, frame)) for frame in frames]
 
     def _rays(self, frames: list[tuple[int, Crop]], count: int, rng: np.random.Generator) -> RayBundle:
-        pixels, targets, weights, indices = [], [], [], []
+        parts: dict[str, list[np.ndarray]] = {}
+        radius = self.config.neighbour_pixels
         for frame, crop in frames:
             boxes = list(self.part_boxes[frame].values())
             shifted = [(b[0] - crop.left, b[1] - crop.top, b[2] - crop.left, b[3] - crop.top) for b in boxes]
             xy = sample_pixels(crop.rgba[..., 3], shifted, count, self.config.pixels, rng)
-            targets.append(crop.rgba[xy[:, 1], xy[:, 0]])
-            weights.append(self._weights(xy, shifted))
-            pixels.append(xy + [crop.left, crop.top])
-            indices.append(np.full(len(xy), frame))
-        return self._bundle(
-            np.concatenate(pixels), np.concatenate(indices), np.concatenate(targets), np.concatenate(weights)
+            rays = pixel_rays(self.train_dataset.capture.frames, frame, xy + [crop.left, crop.top])
+            for name, value in {
+                "origins": rays.origins,
+                "directions": rays.directions,
+                "across": rays.across.reshape(-1, 6),
+                "patch": patches(crop.rgba, xy, radius).reshape(len(xy), -1),
+                "frame": np.full((len(xy), 1), frame),
+                "weight": self._weights(xy, shifted)[:, None],
+            }.items():
+                parts.setdefault(name, []).append(value)
+        joined = {name: torch.from_numpy(np.concatenate(values)) for name, values in parts.items()}
+        bundle = RayBundle(
+            origins=joined.pop("origins").float(),
+            directions=joined.pop("directions").float(),
+            pixel_area=torch.ones(len(joined["frame"]), 1),
+            metadata=joined | {"across": joined["across"].float()},
         )
+        return bundle.to(self.device)
 
     def _weights(self, xy: np.ndarray, boxes: list) -> np.ndarray:
         weight = np.ones(len(xy), dtype=np.float32)
@@ -159,20 +176,3 @@ class ThreeVPDataManager(VanillaDataManager[ThreeVPDataset]):
                 inside = (xy >= [left, top]).all(1) & (xy <= [right, bottom]).all(1)
                 weight[inside] = self.config.face_weight
         return weight
-
-    def _bundle(self, pixels: np.ndarray, frame: np.ndarray, rgba: np.ndarray, weight: np.ndarray) -> RayBundle:
-        if not hasattr(self, "_all_cameras"):
-            from threevp_nerfstudio.data.dataparser import cameras_of
-
-            capture = self.train_dataset.capture
-            self._all_cameras = cameras_of(capture, np.arange(len(capture.frames.times)))
-        index = torch.from_numpy(frame)
-        coords = torch.from_numpy(pixels[:, ::-1] + 0.5).float()  # (row, column), pixel centres
-        bundle = self._all_cameras.generate_rays(camera_indices=index[:, None], coords=coords)
-        bundle.metadata = {
-            "frame": index[:, None],
-            "target": torch.from_numpy(rgba).float() / 255.0,
-            "weight": torch.from_numpy(weight)[:, None],
-        }
-        bundle.times = None
-        return bundle.to(self.device)

@@ -51,6 +51,15 @@ def sample_pixels(
     return np.concatenate(picks)[:count]
 
 
+def patches(rgba: UInt8[Array, "h w 4"], xy: Int[Array, "n 2"], radius: int) -> UInt8[Array, "n p 4"]:
+    """The (2 radius + 1)^2 pixels round each pixel (column, row), row by row; at the edge the last pixel is repeated."""
+    h, w = rgba.shape[:2]
+    offset = np.arange(-radius, radius + 1)
+    rows = (xy[:, 1, None] + offset).clip(0, h - 1)
+    columns = (xy[:, 0, None] + offset).clip(0, w - 1)
+    return rgba[rows[:, :, None], columns[:, None, :]].reshape(len(xy), -1, 4)
+
+
 def border_ring(alpha: UInt8[Array, "h w"]) -> Array:
     """Pixels within about 2 % of the picture's height of the matte's edge, and everything half transparent."""
     radius = max(2, round(0.02 * alpha.shape[0]))

@@ -82,8 +82,6 @@ class ThreeVPModelConfig(ModelConfig):
     """Rays of a training step, drawn from the bank."""
     bank_size: int = 65536
     """Rays kept mapped for training; 0 trains on the fresh rays alone."""
-    thin_start: int = 500
-    """Training step from which banked rays forget samples that contribute nothing; fresh rays have all of them."""
     blendfields_start: int = 1000
     """Training step at which the blendfields set in: the coarse field comes first."""
     background_color: Literal["white", "black", "gray"] = "white"
@@ -191,62 +189,65 @@ class ThreeVPModel(Model):
 
     @torch.no_grad()
     def map_rays(self, bundle: RayBundle, seed: int) -> MappedRays:
-        """Map rays of any frames into canonical space; `bundle.metadata` carries frame, target and weight."""
+        """Map rays of any frames into canonical space; `bundle.metadata` as from the data manager."""
         frame = bundle.metadata["frame"].view(-1)
         unique, slots = torch.unique(frame, return_inverse=True)
         state = self.performance.at_frames(unique)
         surface, settings = self.canonical.pose(state), self.march_settings()
         samples = march(bundle.origins, bundle.directions, slots, surface, self.occupancy.view, settings, seed)
-        light, direction = local_frames(samples.M, state.room[slots], bundle.directions)
+        across = bundle.metadata["across"].view(-1, 3, 2)
+        light, along, across = local_frames(samples.M, state.room[slots], bundle.directions, across)
         return MappedRays(
             frame=frame,
-            target=bundle.metadata["target"],
+            patch=bundle.metadata["patch"].view(len(frame), -1, 4),
             weight=bundle.metadata["weight"].view(-1),
             t=samples.t,
             width=samples.width,
             position=samples.position,
+            across=across * samples.t[..., None, None],
+            along=along,
             light=light,
-            direction=direction,
             count=samples.count,
         )
 
     # ---- training ----------------------------------------------------------------------------------------------
 
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor]:
-        if "target" in ray_bundle.metadata:
+        if "patch" in ray_bundle.metadata:
             return self._training_outputs(ray_bundle)
         bundle = ray_bundle.flatten()
         return self.render_rays(bundle.origins, bundle.directions, self._staged_for(bundle))
 
     def _training_outputs(self, bundle: RayBundle) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
-        rays, drawn = self.map_rays(bundle, seed=int(torch.randint(2**31 - 1, (1,), generator=generator))), None
-        if self.training and self.bank is not None:
-            self.bank.insert(rays)
-            rays, drawn = self.bank.draw(self.config.rays_per_step, generator)
+        rays = self.map_rays(bundle, seed=int(torch.randint(2**31 - 1, (1,), generator=generator)))
+        if self.training:
+            if self.bank is not None:
+                self.bank.insert(rays)
+                rays = self.bank.draw(self.config.rays_per_step, generator)
+            rays = rays.neighbours(generator)
         mask = rays.mask
         ray = mask.nonzero()[:, 0]
         unique, row = torch.unique(rays.frame, return_inverse=True)
         samples = CanonicalSamples(
             position=rays.position[mask],
             light=rays.light[mask].float(),
-            direction=rays.direction[mask].float(),
+            direction=F.normalize(rays.along[mask].float(), dim=-1),
             conditioning=self.condition(self.performance.at_frames(unique)),
             frame=row[ray],
         )
         density, rgb, residual, displacement = self.field.evaluate(samples)
         rendered = composite(density, rgb, rays.t, rays.width, mask)
-        if drawn is not None and self.step >= self.config.thin_start:
-            self.bank.thin(drawn, rays, contributing(rendered.weights.detach(), mask))
         weights = rendered.weights.detach()
         before = 1.0 - (weights.cumsum(1) - weights)
         self.occupancy.observe(samples.position, before[mask])
         background = torch.rand(len(rays), 3, generator=generator).to(rgb.device)
-        alpha = rays.target[:, 3]
+        target = rays.target
+        alpha = target[:, 3]
         outputs = {
             "rgb": over(rendered.rgb, rendered.accumulation, background),
             "accumulation": rendered.accumulation,
-            "target": over(rays.target[:, :3] * alpha[:, None], alpha, background),
+            "target": over(target[:, :3] * alpha[:, None], alpha, background),
             "alpha": alpha,
             "weight": rays.weight,
         }
@@ -363,21 +364,16 @@ class ThreeVPModel(Model):
 
 
 def local_frames(
-    M: Float[Tensor, "R S 3 3"], room: Float[Tensor, "R 3 3"], directions: Float[Tensor, "R 3"]
-) -> tuple[Float[Tensor, "R S 3 2"], Float[Tensor, "R S 3"]]:
-    """The room's x and y axes and the view direction in the local canonical frame of each sample."""
-    both = torch.cat([room[:, :, :2], directions[:, :, None]], -1)
-    local = unit_columns(torch.einsum("rsij,rjk->rsik", M, both))
-    return local[..., :2], local[..., 2]
-
-
-def contributing(weights: Float[Tensor, "R S"], mask: Tensor) -> Tensor:
-    """Samples (R, S bool) that are neither empty nor hidden; at least the first of each ray."""
-    behind = weights.flip(1).cumsum(1).flip(1)
-    visible = 1.0 - (weights.cumsum(1) - weights)
-    keep = mask & (visible > 2e-3) & ((weights > 1e-4) | (behind < 1e-3))
-    keep[:, 0] |= mask[:, 0]
-    return keep
+    M: Float[Tensor, "R S 3 3"],
+    room: Float[Tensor, "R 3 3"],
+    directions: Float[Tensor, "R 3"],
+    across: Float[Tensor, "R 3 2"],
+) -> tuple[Float[Tensor, "R S 3 2"], Float[Tensor, "R S 3"], Float[Tensor, "R S 3 2"]]:
+    """The room's x and y axes (unit), the direction, and its changes across pixels, in the local canonical frame of each
+    sample."""
+    both = torch.cat([room[:, :, :2], directions[:, :, None], across], -1)
+    local = torch.einsum("rsij,rjk->rsik", M, both)
+    return unit_columns(local[..., :2]), local[..., 2], local[..., 3:]
 
 
 def unit_columns(x: Float[Tensor, "*n 3 k"]) -> Float[Tensor, "*n 3 k"]:

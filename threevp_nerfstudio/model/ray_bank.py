@@ -4,14 +4,18 @@ Posing a frame, finding nearest triangles and mapping samples cost more than eva
 result does not change while the tracking is fixed. So each step maps a few fresh rays of a few frames, puts them into
 the bank, and trains on rays drawn from all of it: one batch then spans hundreds of frames (which the blendfields need),
 while only a few are posed. Fresh rays replace the oldest.
+
+Training on the same few rays again and again would fit their noise, so a ray is never used twice as it is: close to a
+sample the map to canonical space is linear, and a drawn ray is moved to a random one of the pixels round its own, whose
+colours it carries along, and along itself by a part of a step.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 
@@ -20,15 +24,18 @@ class MappedRays:
     """R training rays with room for S samples each, in coarse canonical space."""
 
     frame: Int[Tensor, "R"]
-    target: Float[Tensor, "R 4"]
-    """RGB with straight alpha, 0..1."""
+    patch: UInt8[Tensor, "R P 4"]
+    """RGB with straight alpha of the pixels round each ray's own, row by row; P is an odd number squared."""
     weight: Float[Tensor, "R"]
     """Of the ray in the photometric loss."""
     t: Float[Tensor, "R S"]
     width: Float[Tensor, "R S"]
     position: Float[Tensor, "R S 3"]
+    across: Float[Tensor, "R S 3 2"]
+    """What a step of one pixel to the right, and one down, adds to the position."""
+    along: Float[Tensor, "R S 3"]
+    """What a metre along the ray adds to the position: the view direction in the local canonical frame."""
     light: Float[Tensor, "R S 3 2"]
-    direction: Float[Tensor, "R S 3"]
     count: Int[Tensor, "R"]
 
     @property
@@ -41,10 +48,29 @@ class MappedRays:
     def rows(self, index: Tensor) -> MappedRays:
         return MappedRays(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
+    def neighbours(self, generator: torch.Generator) -> MappedRays:
+        """Each ray moved to a random pixel of its patch, which becomes all of its patch, and along itself."""
+        side = round(self.patch.shape[1] ** 0.5)
+        device = self.t.device
+        pick = torch.randint(self.patch.shape[1], (len(self),), generator=generator, device=generator.device).to(device)
+        slide = (torch.rand(len(self), generator=generator, device=generator.device).to(device) - 0.5)[:, None]
+        step = torch.stack([pick % side, pick // side], -1).float() - side // 2
+        # all samples slide by the same part of the first interval, so that they stay in order
+        slide = slide * self.width[:, :1]
+        moved = (self.across.float() * step[:, None, None]).sum(-1) + self.along.float() * slide[..., None]
+        rows = torch.arange(len(self), device=device)
+        return replace(
+            self, patch=self.patch[rows, pick][:, None], position=self.position + moved, t=self.t + slide
+        )
 
-HALF = ("light", "direction")
-"""Kept in half precision: unit vectors."""
-PER_SAMPLE = ("t", "width", "position", "light", "direction")
+    @property
+    def target(self) -> Float[Tensor, "R 4"]:
+        """RGB with straight alpha of each ray's own pixel, 0 to 1."""
+        return self.patch[:, self.patch.shape[1] // 2].float() / 255.0
+
+
+HALF = ("light", "along", "across")
+"""Kept in half precision: directions and small steps."""
 
 
 class RayBank:
@@ -70,21 +96,11 @@ class RayBank:
         self.next = (self.next + len(rays)) % self.capacity
         self.filled = min(self.filled + len(rays), self.capacity)
 
-    def draw(self, count: int, generator: torch.Generator) -> tuple[MappedRays, Int[Tensor, "n"]]:
-        """`count` rays, uniformly with replacement, and where they are in the bank."""
+    def draw(self, count: int, generator: torch.Generator) -> MappedRays:
+        """`count` rays, uniformly with replacement."""
         assert self.storage is not None, "nothing was inserted yet"
         index = torch.randint(self.filled, (count,), generator=generator, device=generator.device)
-        index = index.to(self.storage.t.device)
-        return self.storage.rows(index), index
-
-    def thin(self, index: Int[Tensor, "n"], rays: MappedRays, keep: Bool[Tensor, "n S"]) -> None:
-        """Forget those samples of drawn rays that contribute nothing, until the rays are replaced by fresh ones."""
-        order = torch.argsort((~keep).to(torch.uint8), dim=1, stable=True)
-        for name in PER_SAMPLE:
-            value = getattr(rays, name)
-            expanded = order.view(*order.shape, *[1] * (value.ndim - 2)).expand_as(value)
-            getattr(self.storage, name)[index] = value.gather(1, expanded)
-        self.storage.count[index] = keep.sum(1).to(self.storage.count.dtype)
+        return self.storage.rows(index.to(self.storage.t.device))
 
     def _room(self, name: str, value: Tensor) -> Tensor:
         dtype = torch.float16 if name in HALF else value.dtype
