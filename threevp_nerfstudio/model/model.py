@@ -314,11 +314,11 @@ class ThreeVPModel(Model):
         origins, directions = bundle.origins, bundle.directions
         h, w = origins.shape[:2]
         origins, directions = origins.reshape(-1, 3), directions.reshape(-1, 3)
-        chunk = self.config.eval_num_rays_per_chunk
-        parts = [
-            self.render_rays(origins[i : i + chunk], directions[i : i + chunk], surface, state)
-            for i in range(0, len(origins), chunk)
-        ]
+        parts, self.config.eval_num_rays_per_chunk = in_chunks(
+            lambda a, b: self.render_rays(origins[a:b], directions[a:b], surface, state),
+            len(origins),
+            self.config.eval_num_rays_per_chunk,
+        )
         return {name: torch.cat([p[name] for p in parts]).view(h, w, -1) for name in parts[0]}
 
     def render_rays(
