@@ -213,10 +213,10 @@ class ThreeVPModel(Model):
         return self.render_rays(bundle.origins, bundle.directions, *self._staged_for(bundle))
 
     def _training_outputs(self, bundle: RayBundle) -> dict[str, Tensor]:
-        # each process of a distributed run draws its own
-        rank = self.kwargs.get("rank", 0)
-        generator = torch.Generator().manual_seed((self.config.seed + 7919 * rank) * 1_000_003 + self.step)
-        rays, drawn = self.map_rays(bundle, seed=int(torch.randint(2**31 - 1, (1,), generator=generator))), None
+        # each process of a distributed run draws its own, on the device: copies to it would hold up the step
+        seed = ((self.config.seed + 7919 * self.kwargs.get("rank", 0)) * 1_000_003 + self.step) % (2**31 - 1)
+        generator = torch.Generator(device=bundle.origins.device).manual_seed(seed)
+        rays, drawn = self.map_rays(bundle, seed=seed), None
         if self.training and self.bank is not None:
             self.bank.insert(rays)
             rays, drawn = self.bank.draw(self.config.rays_per_step, generator)
@@ -234,7 +234,7 @@ class ThreeVPModel(Model):
         rendered = composite(density, rgb, rays.t, rays.width, mask)
         if drawn is not None and self.step >= self.config.thin_start:
             self.bank.thin(drawn, rays, contributing(rendered.weights.detach(), mask))
-        background = torch.rand(len(rays), 3, generator=generator).to(rgb.device)
+        background = torch.rand(len(rays), 3, generator=generator, device=rgb.device)
         alpha = rays.target[:, 3]
         outputs = {
             "rgb": over(rendered.rgb, rendered.accumulation, background),
