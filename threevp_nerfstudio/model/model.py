@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
@@ -27,6 +28,7 @@ from threevp_nerfstudio.kernels.march import MarchedSamples, MarchSettings, marc
 from threevp_nerfstudio.model import losses
 from threevp_nerfstudio.model.canonical import CanonicalTemplate
 from threevp_nerfstudio.model.carving import empty_cells
+from threevp_nerfstudio.model.chunks import in_chunks
 from threevp_nerfstudio.model.field import CanonicalSamples, FieldConfig, ThreeVPField
 from threevp_nerfstudio.model.metrics import ImageMetrics, comparison
 from threevp_nerfstudio.model.occupancy import CanonicalOccupancy, shell_cells
@@ -160,7 +162,7 @@ class ThreeVPModel(Model):
     def before_step(self, step: int) -> None:
         """Set everything that depends on the training step."""
         self.step = step
-        if self.config.occupancy.carve and not self.occupancy.carved:
+        if self.config.occupancy.carve and not self.occupancy.is_carved:
             self._carve()
         self.field.blendfields_enabled = step >= self.config.blendfields_start
 
@@ -219,8 +221,10 @@ class ThreeVPModel(Model):
         return self.render_rays(bundle.origins, bundle.directions, self._staged_for(bundle))
 
     def _training_outputs(self, bundle: RayBundle) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
-        rays = self.map_rays(bundle, seed=int(torch.randint(2**31 - 1, (1,), generator=generator)))
+        # each process of a distributed run draws its own, on the device: copies to it would hold up the step
+        seed = ((self.config.seed + 7919 * self.kwargs.get("rank", 0)) * 1_000_003 + self.step) % (2**31 - 1)
+        generator = torch.Generator(device=bundle.origins.device).manual_seed(seed)
+        rays = self.map_rays(bundle, seed=seed)
         if self.training:
             if self.bank is not None:
                 self.bank.insert(rays)
@@ -241,7 +245,7 @@ class ThreeVPModel(Model):
         weights = rendered.weights.detach()
         before = 1.0 - (weights.cumsum(1) - weights)
         self.occupancy.observe(samples.position, before[mask])
-        background = torch.rand(len(rays), 3, generator=generator).to(rgb.device)
+        background = torch.rand(len(rays), 3, generator=generator, device=rgb.device)
         target = rays.target
         alpha = target[:, 3]
         outputs = {
@@ -324,11 +328,11 @@ class ThreeVPModel(Model):
         origins, directions = bundle.origins, bundle.directions
         h, w = origins.shape[:2]
         origins, directions = origins.reshape(-1, 3), directions.reshape(-1, 3)
-        chunk = self.config.eval_num_rays_per_chunk
-        parts = [
-            self.render_rays(origins[i : i + chunk], directions[i : i + chunk], staged)
-            for i in range(0, len(origins), chunk)
-        ]
+        parts, self.config.eval_num_rays_per_chunk = in_chunks(
+            lambda a, b: self.render_rays(origins[a:b], directions[a:b], staged),
+            len(origins),
+            self.config.eval_num_rays_per_chunk,
+        )
         return {name: torch.cat([p[name] for p in parts]).view(h, w, -1) for name in parts[0]}
 
     def render_rays(

@@ -64,6 +64,8 @@ class CanonicalOccupancy(nn.Module):
         self.register_buffer("carved", torch.zeros((), dtype=torch.bool))
         self.register_buffer("origin", origin.float())
         self.cell = cell
+        self.is_carved = False
+        """`carved`, where asking does not wait for the device."""
         self._origin = tuple(float(v) for v in origin)
         self.register_buffer("active", shell.flatten().nonzero().squeeze(-1), persistent=False)
         self.refresh(threshold=0.0)
@@ -75,6 +77,7 @@ class CanonicalOccupancy(nn.Module):
                 setattr(self, name, torch.empty_like(value, device=getattr(self, name).device))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self.active = self.shell.flatten().nonzero().squeeze(-1)
+        self.is_carved = bool(self.carved)
         self._origin = tuple(self.origin.tolist())
 
     @property
@@ -104,6 +107,7 @@ class CanonicalOccupancy(nn.Module):
         self.core[index] = False
         self.density[index] = 0.0
         self.carved.fill_(True)
+        self.is_carved = True
         self.active = self.shell.flatten().nonzero().squeeze(-1)
         self.refresh(threshold=0.0)
 

@@ -66,7 +66,12 @@ class MappedRays:
     @property
     def target(self) -> Float[Tensor, "R 4"]:
         """RGB with straight alpha of each ray's own pixel, 0 to 1."""
-        return self.patch[:, self.patch.shape[1] // 2].float() / 255.0
+        return own_pixel(self.patch)
+
+
+def own_pixel(patch: UInt8[Tensor, "R P 4"]) -> Float[Tensor, "R 4"]:
+    """The middle of each patch, 0 to 1."""
+    return patch[:, patch.shape[1] // 2].float() / 255.0
 
 
 HALF = ("light", "along", "across")
