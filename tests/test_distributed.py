@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -16,7 +19,7 @@ from nerfstudio.cameras.rays import RayBundle
 from tests.tiny_training import tiny_config
 from threevp_nerfstudio.data.balance import shard
 from threevp_nerfstudio.engine.trainer import single_process_names
-from threevp_nerfstudio.model import model as model_module
+from threevp_nerfstudio.model.ray_bank import MappedRays
 from threevp_nerfstudio.pipeline import ThreeVPPipeline
 
 WORLD = 2
@@ -34,14 +37,18 @@ def make_pipeline(capture: Path, output: Path, rank: int, world: int) -> ThreeVP
     return pipeline
 
 
-def without_chance(pipeline: ThreeVPPipeline) -> None:
-    """Samples in the middle of their intervals, and a fixed background, so that runs can be compared."""
+@contextmanager
+def without_chance(pipeline: ThreeVPPipeline) -> Iterator[None]:
+    """Samples in the middle of their intervals, rays of their own pixel, a fixed background: runs can be compared."""
     model = pipeline.model
-    inner = model.map_rays
+    inner, real = model.map_rays, torch.rand
     model.map_rays = lambda bundle, seed: inner(bundle, seed=-1)
-    model_module.MappedRays.neighbours = lambda rays, generator: rays
-    real = torch.rand
-    model_module.torch.rand = lambda *size, **kwargs: real(*size, **kwargs) * 0.0 + 0.3
+    with (
+        patch.object(MappedRays, "neighbours", lambda rays, generator: rays),
+        patch.object(torch, "rand", lambda *size, **kwargs: real(*size, **kwargs) * 0.0 + 0.3),
+    ):
+        yield
+    model.map_rays = inner
 
 
 def joined_batch(pipeline: ThreeVPPipeline) -> RayBundle:
@@ -67,9 +74,9 @@ def worker(rank: int, capture: Path, output: Path, port: int) -> None:
     pipeline = make_pipeline(capture, output, rank, WORLD)
     mine = set(np.flatnonzero(pipeline.datamanager.frame_probabilities).tolist())
     draws = pipeline.datamanager.next_train(0)[0]
-    without_chance(pipeline)
     half = slice(rank * RAYS // WORLD, (rank + 1) * RAYS // WORLD)
-    gradients = gradients_of(pipeline, joined_batch(pipeline)[half])
+    with without_chance(pipeline):
+        gradients = gradients_of(pipeline, joined_batch(pipeline)[half])
     result = {
         "gradients": gradients,
         "frames": mine,
@@ -100,8 +107,8 @@ def alone(tiny_capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_gradients_of_two_processes_are_those_of_the_joined_batch(ranks: list[dict], alone: ThreeVPPipeline):
-    without_chance(alone)
-    expected = gradients_of(alone, joined_batch(alone))
+    with without_chance(alone):
+        expected = gradients_of(alone, joined_batch(alone))
     for rank in ranks:
         assert set(rank["gradients"]) == set(expected)
         for name, gradient in expected.items():

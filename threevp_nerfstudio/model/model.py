@@ -31,7 +31,7 @@ from threevp_nerfstudio.model.carving import empty_cells
 from threevp_nerfstudio.model.chunks import in_chunks
 from threevp_nerfstudio.model.field import CanonicalSamples, FieldConfig, ThreeVPField
 from threevp_nerfstudio.model.metrics import ImageMetrics, comparison
-from threevp_nerfstudio.model.occupancy import CanonicalOccupancy, shell_cells
+from threevp_nerfstudio.model.occupancy import SEEN, CanonicalOccupancy, shell_cells
 from threevp_nerfstudio.model.performance import Performance, PoseState
 from threevp_nerfstudio.model.ray_bank import MappedRays, RayBank
 from threevp_nerfstudio.model.rendering import HULL_CELL, Inspection, StagedPose, render_rays
@@ -53,11 +53,11 @@ class OccupancyConfig:
     """Side of a canonical cell, metres."""
     carve: bool = True
     """Empty the cells that the mattes show to be background, before training."""
-    threshold: float = 10.0
+    threshold: float = 5.0
     """Density (1/m) below which a cell counts as empty."""
     warmup: int = 150
     """Steps before cells are emptied."""
-    cells_per_step: int = 2048
+    cells_per_step: int = 1536
     """Cells evaluated in each training step."""
     decay: float = 0.7
     """Of a cell's density at each evaluation."""
@@ -224,11 +224,11 @@ class ThreeVPModel(Model):
         # each process of a distributed run draws its own, on the device: copies to it would hold up the step
         seed = ((self.config.seed + 7919 * self.kwargs.get("rank", 0)) * 1_000_003 + self.step) % (2**31 - 1)
         generator = torch.Generator(device=bundle.origins.device).manual_seed(seed)
-        rays = self.map_rays(bundle, seed=seed)
+        rays, drawn = self.map_rays(bundle, seed=seed), None
         if self.training:
             if self.bank is not None:
                 self.bank.insert(rays)
-                rays = self.bank.draw(self.config.rays_per_step, generator)
+                rays, drawn = self.bank.draw(self.config.rays_per_step, generator)
             rays = rays.neighbours(generator)
         mask = rays.mask
         ray = mask.nonzero()[:, 0]
@@ -245,6 +245,8 @@ class ThreeVPModel(Model):
         weights = rendered.weights.detach()
         before = 1.0 - (weights.cumsum(1) - weights)
         self.occupancy.observe(samples.position, before[mask])
+        if drawn is not None:
+            self.bank.shorten(drawn, (before > SEEN).sum(1))
         background = torch.rand(len(rays), 3, generator=generator, device=rgb.device)
         target = rays.target
         alpha = target[:, 3]

@@ -139,9 +139,8 @@ class CanonicalOccupancy(nn.Module):
 
     @torch.no_grad()
     def refresh(self, threshold: float) -> None:
-        """Recompute what the marcher skips: cells above `threshold` (1/m) and their neighbours stay."""
-        occupied = self.shell & (self.density > threshold)
-        reached = _dilate(occupied) & self.shell
+        """Recompute what the marcher skips: cells above `threshold` (1/m) stay."""
+        reached = self.shell & (self.density > threshold)
         skip = torch.where(reached, 0, 1).to(torch.uint8)
         for _ in range(MAX_SKIP):
             reached = _dilate(reached)

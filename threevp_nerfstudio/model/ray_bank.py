@@ -101,11 +101,17 @@ class RayBank:
         self.next = (self.next + len(rays)) % self.capacity
         self.filled = min(self.filled + len(rays), self.capacity)
 
-    def draw(self, count: int, generator: torch.Generator) -> MappedRays:
-        """`count` rays, uniformly with replacement."""
+    def draw(self, count: int, generator: torch.Generator) -> tuple[MappedRays, Int[Tensor, "n"]]:
+        """`count` rays, uniformly with replacement, and where they are in the bank."""
         assert self.storage is not None, "nothing was inserted yet"
         index = torch.randint(self.filled, (count,), generator=generator, device=generator.device)
-        return self.storage.rows(index.to(self.storage.t.device))
+        index = index.to(self.storage.t.device)
+        return self.storage.rows(index), index
+
+    def shorten(self, index: Int[Tensor, "n"], seen: Int[Tensor, "n"]) -> None:
+        """Forget samples of drawn rays that are hidden behind `seen` others. Two stay, as the surface still moves; the
+        next fresh ray at that place has all of them again."""
+        self.storage.count[index] = torch.minimum(self.storage.count[index], (seen + 2).to(self.storage.count.dtype))
 
     def _room(self, name: str, value: Tensor) -> Tensor:
         dtype = torch.float16 if name in HALF else value.dtype
