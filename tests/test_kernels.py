@@ -271,7 +271,7 @@ def test_the_hull_loses_no_sample(seed: int):
     origins = torch.nn.functional.normalize(torch.randn(500, 3), dim=-1)
     center = surface.posed[0].mean(0)
     directions = torch.nn.functional.normalize(center + torch.randn(500, 3) * 0.06 - origins, dim=-1)
-    hull = posed_hull(surface, 1, skip, view.origin, CELL, REACH, 0.015)
+    hull = posed_hull(surface, skip, view.origin, CELL, REACH, 0.015)
     assert 0.02 < (hull.away == 0).float().mean() < 0.6  # it is worth having
     slots = torch.zeros(500, dtype=torch.int64)
     settings = MarchSettings(0.002, REACH, 128)

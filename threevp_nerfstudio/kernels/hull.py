@@ -1,8 +1,9 @@
-"""A coarse grid in posed space that says which of its cells a ray can pass without looking.
+"""A grid in posed space that says where a ray can pass without looking.
 
 The occupancy grid lies in canonical space, so that one serves all poses; but asking it takes a nearest-triangle query
-for each point on the way. For a whole picture of one pose it pays to ask once for each coarse cell of posed space, and
-to query triangles only inside of what is left: a hull of a centimetre or two round what the field fills.
+for each point on the way. For a whole picture of one pose it pays to ask once for each coarse cell of posed space. Near
+the middle of a cell the map to canonical space is linear, so its parts can be looked up without further queries, and
+triangles are queried only inside of what is left: a hull of some millimetres round what the field fills.
 """
 
 from __future__ import annotations
@@ -12,107 +13,166 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 import warp as wp
-from jaxtyping import Float, UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from threevp_nerfstudio.kernels.runtime import array, launch
 from threevp_nerfstudio.kernels.surface import PosedSurface, canonical_point
 
 FARTHEST = 6
+PARTS = wp.constant(3)
+"""Parts of a cell along each axis; 27 of them are the bits of one number."""
+LINEAR = wp.constant(0.25)
+"""Of the side of a cell: the most by which a neighbour may differ from what the linear map says."""
 
 
 @dataclass(frozen=True)
 class PosedHull:
-    """Cells of posed space, one grid for each of S slots."""
+    """Cells of posed space for one pose."""
 
-    away: UInt8[Tensor, "S X Y Z"]
-    """0: look here; else the Chebyshev distance in cells to the nearest cell to look at, saturated."""
-    lower: Float[Tensor, "S 3"]
-    """Lower corner of each grid, metres."""
+    away: UInt8[Tensor, "X Y Z"]
+    """0: something may be in the cell; else the Chebyshev distance in cells to the nearest such, saturated."""
+    parts: Int[Tensor, "X Y Z"]
+    """Bits of the parts of the cell to look at, x fastest."""
+    lower: tuple[float, float, float]
+    """Lower corner, metres."""
     cell: float
 
 
+@wp.func
+def clearance(
+    position: wp.vec3, skip: wp.array3d(dtype=wp.uint8), grid_origin: wp.vec3, cell: float
+) -> float:
+    """Metres of canonical space round `position` that are surely empty; 0 in hidden cells and in the core, which rays
+    have to meet."""
+    g = (position - grid_origin) / cell
+    # to the nearest cell of the grid, and from there what the grid says
+    i = wp.clamp(int(wp.floor(g[0])), 0, skip.shape[0] - 1)
+    j = wp.clamp(int(wp.floor(g[1])), 0, skip.shape[1] - 1)
+    k = wp.clamp(int(wp.floor(g[2])), 0, skip.shape[2] - 1)
+    away = int(skip[i, j, k])
+    if away >= 254:
+        return float(0.0)
+    outside = wp.max(
+        wp.max(wp.abs(wp.floor(g[0]) - float(i)), wp.abs(wp.floor(g[1]) - float(j))), wp.abs(wp.floor(g[2]) - float(k))
+    )
+    return (outside + float(away) - 1.0) * cell
+
+
 @wp.kernel(enable_backward=False)
-def _occupied_cells(
-    lower: wp.array(dtype=wp.vec3),
+def _map_cells(
+    lower: wp.vec3,
     hull_cell: float,
     meshes: wp.array(dtype=wp.uint64),
     faces: wp.array(dtype=wp.int32),
     canonical: wp.array(dtype=wp.vec3),
     maps: wp.array2d(dtype=wp.mat33),
+    reach: float,
+    position: wp.array3d(dtype=wp.vec3),
+    M: wp.array3d(dtype=wp.mat33),
+    found: wp.array3d(dtype=wp.uint8),
+):
+    x, y, z = wp.tid()
+    centre = lower + hull_cell * wp.vec3(float(x) + 0.5, float(y) + 0.5, float(z) + 0.5)
+    hit = canonical_point(centre, meshes[0], 0, faces, canonical, maps, reach + 0.866 * hull_cell)
+    if hit.found == 1:
+        found[x, y, z] = wp.uint8(1)
+        position[x, y, z] = hit.position
+        M[x, y, z] = hit.M
+
+
+@wp.func
+def jumps(
+    here: wp.vec3, M: wp.mat33, step: wp.vec3, x: int, y: int, z: int,
+    position: wp.array3d(dtype=wp.vec3), found: wp.array3d(dtype=wp.uint8), limit: float,
+) -> int:
+    """Whether the map breaks between a cell and the neighbour at (x, y, z): another part of the surface is nearer there."""
+    if x < 0 or y < 0 or z < 0 or x >= found.shape[0] or y >= found.shape[1] or z >= found.shape[2]:
+        return int(0)
+    if found[x, y, z] == wp.uint8(0):
+        return int(0)
+    if wp.length(position[x, y, z] - here - M * step) > limit:
+        return int(1)
+    return int(0)
+
+
+@wp.kernel(enable_backward=False)
+def _look_up(
+    position: wp.array3d(dtype=wp.vec3),
+    M: wp.array3d(dtype=wp.mat33),
+    found: wp.array3d(dtype=wp.uint8),
+    hull_cell: float,
     skip: wp.array3d(dtype=wp.uint8),
     grid_origin: wp.vec3,
     cell: float,
-    reach: float,
-    out: wp.array4d(dtype=wp.uint8),
+    parts: wp.array3d(dtype=wp.int32),
 ):
-    slot, x, y, z = wp.tid()
-    centre = lower[slot] + hull_cell * wp.vec3(float(x) + 0.5, float(y) + 0.5, float(z) + 0.5)
-    radius = 0.866 * hull_cell
-    hit = canonical_point(centre, meshes[slot], slot, faces, canonical, maps, reach + radius)
-    if hit.found == 1:
-        g = (hit.position - grid_origin) / cell
-        # to the nearest cell of the canonical grid, and from there what the grid says
-        i = wp.clamp(int(wp.floor(g[0])), 0, skip.shape[0] - 1)
-        j = wp.clamp(int(wp.floor(g[1])), 0, skip.shape[1] - 1)
-        k = wp.clamp(int(wp.floor(g[2])), 0, skip.shape[2] - 1)
-        outside = wp.max(
-            wp.max(wp.abs(wp.floor(g[0]) - float(i)), wp.abs(wp.floor(g[1]) - float(j))), wp.abs(wp.floor(g[2]) - float(k))
-        )
-        away = int(skip[i, j, k])
-        # hidden cells and the core have to be met
-        if away >= 254 or (outside + float(away) - 1.0) * cell <= radius:
-            out[slot, x, y, z] = wp.uint8(1)
+    x, y, z = wp.tid()
+    if found[x, y, z] == wp.uint8(0):
+        return
+    here = position[x, y, z]
+    if clearance(here, skip, grid_origin, cell) > 0.866 * hull_cell * 2.0:
+        return
+    m = M[x, y, z]
+    limit = LINEAR * hull_cell
+    broken = int(0)
+    for axis in range(3):
+        step = wp.vec3(0.0, 0.0, 0.0)
+        step[axis] = hull_cell
+        dx = wp.where(axis == 0, 1, 0)
+        dy = wp.where(axis == 1, 1, 0)
+        dz = wp.where(axis == 2, 1, 0)
+        broken += jumps(here, m, step, x + dx, y + dy, z + dz, position, found, limit)
+        broken += jumps(here, m, -step, x - dx, y - dy, z - dz, position, found, limit)
+    bits = int(0)
+    side = hull_cell / float(PARTS)
+    for i in range(PARTS):
+        for j in range(PARTS):
+            for k in range(PARTS):
+                middle = 0.5 * float(PARTS - 1)
+                offset = side * wp.vec3(float(i) - middle, float(j) - middle, float(k) - middle)
+                # where the map breaks, all of the cell has to be looked at
+                if broken > 0 or clearance(here + m * offset, skip, grid_origin, cell) <= 0.866 * side + 0.002:
+                    bits = bits | (1 << (i + PARTS * (j + PARTS * k)))
+    parts[x, y, z] = bits
 
 
 def posed_hull(
     surface: PosedSurface,
-    count: int,
     skip: UInt8[Tensor, "X Y Z"],
     grid_origin: tuple[float, float, float],
     grid_cell: float,
     reach: float,
     cell: float,
 ) -> PosedHull:
-    """Hull of the first `count` poses of `surface`.
+    """Hull of the first pose of `surface`.
 
     Args:
         skip: of the canonical occupancy grid (`march.OccupancyView`), with its origin and the side of its cells.
         reach: half-width of the shell round the template, metres.
         cell: side of a cell of the hull, metres.
     """
-    margin = reach + cell
-    lower = surface.posed[:count].amin(1) - margin
-    extent = (surface.posed[:count].amax(1) + margin - lower).amax(0)
-    dims = [int(v) for v in torch.ceil(extent / cell).tolist()]
-    occupied = torch.zeros(count, *dims, dtype=torch.uint8, device=surface.device)
-    launch(
-        _occupied_cells,
-        (count, *dims),
-        [
-            array(lower.contiguous(), wp.vec3),
-            float(cell),
-            surface.mesh_ids,
-            array(surface.flat_faces),
-            array(surface.canonical, wp.vec3),
-            array(surface.maps, wp.mat33),
-            array(skip, wp.uint8),
-            wp.vec3(*grid_origin),
-            float(grid_cell),
-            float(reach),
-        ],
-        [array(occupied, wp.uint8)],
-        surface.device,
-    )
-    # where two parts of the surface are equally near, the canonical point jumps within a cell: look at neighbours too
-    seen = _grow(occupied.bool())
+    device, margin = surface.device, reach + cell
+    ends = torch.stack([surface.posed[0].amin(0) - margin, surface.posed[0].amax(0) + margin]).tolist()
+    lower = tuple(ends[0])
+    dims = tuple(int((high - low) / cell) + 1 for low, high in zip(*ends, strict=True))
+    position = torch.empty(*dims, 3, device=device)
+    M = torch.empty(*dims, 3, 3, device=device)
+    found = torch.zeros(dims, dtype=torch.uint8, device=device)
+    parts = torch.zeros(dims, dtype=torch.int32, device=device)
+    mapped = [array(position, wp.vec3), array(M, wp.mat33), array(found, wp.uint8)]
+    mesh = [surface.mesh_ids, array(surface.flat_faces), array(surface.canonical, wp.vec3), array(surface.maps, wp.mat33)]
+    launch(_map_cells, dims, [wp.vec3(*lower), float(cell), *mesh, float(reach)], mapped, device)
+    grid = [array(skip, wp.uint8), wp.vec3(*grid_origin), float(grid_cell)]
+    launch(_look_up, dims, [*mapped, float(cell), *grid], [array(parts)], device)
+    seen = parts != 0
     away = (~seen).to(torch.uint8)
     for _ in range(FARTHEST - 1):
         seen = _grow(seen)
         away += ~seen
-    return PosedHull(away, lower, cell)
+    return PosedHull(away, parts, lower, cell)
 
 
 def _grow(cells: Tensor) -> Tensor:
     """One cell in every direction, corners included."""
-    return F.max_pool3d(cells[:, None].float(), 3, 1, 1)[:, 0] > 0
+    return F.max_pool3d(cells[None].float(), 3, 1, 1)[0] > 0

@@ -15,7 +15,7 @@ import warp as wp
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from threevp_nerfstudio.kernels.hull import PosedHull
+from threevp_nerfstudio.kernels.hull import PARTS, PosedHull
 from threevp_nerfstudio.kernels.runtime import array, launch
 from threevp_nerfstudio.kernels.surface import PosedSurface, canonical_point
 
@@ -89,26 +89,40 @@ def box_bounds(o: wp.vec3, d: wp.vec3, lower: wp.vec3, upper: wp.vec3) -> wp.vec
 
 @wp.func
 def free_distance(
-    p: wp.vec3, d: wp.vec3, slot: int, away: wp.array4d(dtype=wp.uint8), lower: wp.vec3, cell: float
+    p: wp.vec3,
+    d: wp.vec3,
+    away: wp.array3d(dtype=wp.uint8),
+    parts: wp.array3d(dtype=wp.int32),
+    lower: wp.vec3,
+    cell: float,
 ) -> float:
-    """How far a ray at `p` may go before it comes to a cell of the hull that has to be looked at; 0: look here."""
+    """How far a ray at `p` may go before it comes to a part of the hull that has to be looked at; 0: look here."""
     g = (p - lower) / cell
     x = int(wp.floor(g[0]))
     y = int(wp.floor(g[1]))
     z = int(wp.floor(g[2]))
-    if x < 0 or y < 0 or z < 0 or x >= away.shape[1] or y >= away.shape[2] or z >= away.shape[3]:
+    if x < 0 or y < 0 or z < 0 or x >= away.shape[0] or y >= away.shape[1] or z >= away.shape[2]:
         return float(0.0)
-    cells = int(away[slot, x, y, z])
-    if cells == 0:
-        return float(0.0)
-    # to the wall of the cube of free cells round this one
     base = wp.vec3(float(x), float(y), float(z))
+    cells = int(away[x, y, z])
+    low = base - wp.vec3(1.0, 1.0, 1.0) * float(cells - 1)
+    side = float(2 * cells - 1)
+    if cells == 0:
+        f = (g - base) * float(PARTS)
+        i = wp.clamp(int(f[0]), 0, PARTS - 1)
+        j = wp.clamp(int(f[1]), 0, PARTS - 1)
+        k = wp.clamp(int(f[2]), 0, PARTS - 1)
+        if (parts[x, y, z] >> (i + PARTS * (j + PARTS * k))) & 1 == 1:
+            return float(0.0)
+        side = 1.0 / float(PARTS)
+        low = base + wp.vec3(float(i), float(j), float(k)) * side
+    # to the wall of the free cube
     free = float(1.0e10)
     for axis in range(3):
         if wp.abs(d[axis]) > 1.0e-9:
-            wall = base[axis] - float(cells - 1)
+            wall = low[axis]
             if d[axis] > 0.0:
-                wall = base[axis] + float(cells)
+                wall = low[axis] + side
             free = wp.min(free, (wall - g[axis]) / d[axis])
     return wp.max(free * cell, 1.0e-6)
 
@@ -127,8 +141,9 @@ def _march(
     skip: wp.array3d(dtype=wp.uint8),
     grid_origin: wp.vec3,
     cell: float,
-    hull_away: wp.array4d(dtype=wp.uint8),
-    hull_lower: wp.array(dtype=wp.vec3),
+    hull_away: wp.array3d(dtype=wp.uint8),
+    hull_parts: wp.array3d(dtype=wp.int32),
+    hull_lower: wp.vec3,
     hull_cell: float,
     base_step: float,
     reach: float,
@@ -167,7 +182,7 @@ def _march(
                 jitter = wp.randf(random)
             t = bounds[0] + (float(k) + jitter) * step
             if hull_cell > 0.0:
-                free = free_distance(o + t * d, d, slot, hull_away, hull_lower[slot], hull_cell)
+                free = free_distance(o + t * d, d, hull_away, hull_parts, hull_lower, hull_cell)
                 if free > 0.0:
                     k += wp.max(1, int(wp.floor(free / step)))
                     continue
@@ -230,7 +245,7 @@ def march(
     Args:
         start: walk in parts: go on from here (0 at first, then `next`), and stop when there is no more room, in place
             of walking again in wider steps.
-        hull: of the same poses; pays for whole pictures.
+        hull: of the pose, where all rays are of one; pays for whole pictures.
         seed: of the stratified jitter; negative puts every sample in the middle of its interval.
     """
     device, R, S = origins.device, origins.shape[0], settings.max_samples
@@ -244,8 +259,8 @@ def march(
     begin = torch.zeros(0, dtype=torch.int32, device=device) if start is None else start.int().contiguous()
     lower = surface.posed.amin(1) - settings.reach
     upper = surface.posed.amax(1) + settings.reach
-    hull_away = torch.zeros(1, 1, 1, 1, dtype=torch.uint8, device=device) if hull is None else hull.away
-    hull_lower = torch.zeros(1, 3, device=device) if hull is None else hull.lower
+    hull_away = torch.zeros(1, 1, 1, dtype=torch.uint8, device=device) if hull is None else hull.away
+    hull_parts = torch.zeros(1, 1, 1, dtype=torch.int32, device=device) if hull is None else hull.parts
     launch(
         _march,
         R,
@@ -263,7 +278,8 @@ def march(
             wp.vec3(*occupancy.origin),
             float(occupancy.cell),
             array(hull_away, wp.uint8),
-            array(hull_lower.contiguous(), wp.vec3),
+            array(hull_parts),
+            wp.vec3() if hull is None else wp.vec3(*hull.lower),
             0.0 if hull is None else float(hull.cell),
             float(settings.step),
             float(settings.reach),

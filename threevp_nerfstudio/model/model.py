@@ -305,7 +305,7 @@ class ThreeVPModel(Model):
             return self._staged[1]
         surface = self.canonical.pose(state)
         grid, reach = self.occupancy.view, self.march_settings().reach
-        hull = posed_hull(surface, 1, grid.skip, grid.origin, grid.cell, reach, HULL_CELL)
+        hull = posed_hull(surface, grid.skip, grid.origin, grid.cell, reach, HULL_CELL)
         self._staged = (key, StagedPose(surface, state, hull))
         return self._staged[1]
 
