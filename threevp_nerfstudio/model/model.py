@@ -84,6 +84,9 @@ class ThreeVPModelConfig(ModelConfig):
     """Rays of a training step, drawn from the bank."""
     bank_size: int = 65536
     """Rays kept mapped for training; 0 trains on the fresh rays alone."""
+    shorten_start: int = 1000
+    """Training step from which banked rays forget samples that are hidden behind others. Not at once: the surface still
+    has to find its place, and what is forgotten behind a fog would leave the fog."""
     blendfields_start: int = 1000
     """Training step at which the blendfields set in: the coarse field comes first."""
     background_color: Literal["white", "black", "gray"] = "white"
@@ -245,7 +248,7 @@ class ThreeVPModel(Model):
         weights = rendered.weights.detach()
         before = 1.0 - (weights.cumsum(1) - weights)
         self.occupancy.observe(samples.position, before[mask])
-        if drawn is not None:
+        if drawn is not None and self.step >= self.config.shorten_start:
             self.bank.shorten(drawn, (before > SEEN).sum(1))
         background = torch.rand(len(rays), 3, generator=generator, device=rgb.device)
         target = rays.target

@@ -139,8 +139,15 @@ class CanonicalOccupancy(nn.Module):
 
     @torch.no_grad()
     def refresh(self, threshold: float) -> None:
-        """Recompute what the marcher skips: cells above `threshold` (1/m) stay."""
-        reached = self.shell & (self.density > threshold)
+        """Recompute what the marcher skips: cells above `threshold` (1/m) and those that share a side with one stay, so
+        that what is filled can grow."""
+        occupied = self.shell & (self.density > threshold)
+        reached = occupied.clone()
+        for axis in range(3):
+            n = occupied.shape[axis]
+            reached.narrow(axis, 1, n - 1).logical_or_(occupied.narrow(axis, 0, n - 1))
+            reached.narrow(axis, 0, n - 1).logical_or_(occupied.narrow(axis, 1, n - 1))
+        reached &= self.shell
         skip = torch.where(reached, 0, 1).to(torch.uint8)
         for _ in range(MAX_SKIP):
             reached = _dilate(reached)
