@@ -29,3 +29,7 @@ class FootageError(ThreeVPError):
 
 class TrackError(ThreeVPError):
     """Tracking went wrong at a frame, or a stage lacks what an earlier one should have left."""
+
+
+class TrainingError(ThreeVPError):
+    """Training cannot go on. What was learned so far is on disk; the message says where."""

@@ -27,6 +27,7 @@ from threevp_nerfstudio.kernels.march import MarchedSamples, MarchSettings, marc
 from threevp_nerfstudio.model import losses
 from threevp_nerfstudio.model.canonical import CanonicalTemplate
 from threevp_nerfstudio.model.carving import empty_cells
+from threevp_nerfstudio.model.chunks import in_chunks
 from threevp_nerfstudio.model.field import CanonicalSamples, FieldConfig, ThreeVPField
 from threevp_nerfstudio.model.metrics import ImageMetrics, comparison
 from threevp_nerfstudio.model.occupancy import CanonicalOccupancy, shell_cells
@@ -219,7 +220,9 @@ class ThreeVPModel(Model):
         return self.render_rays(bundle.origins, bundle.directions, self._staged_for(bundle))
 
     def _training_outputs(self, bundle: RayBundle) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
+        # each process of a distributed run draws its own
+        rank = self.kwargs.get("rank", 0)
+        generator = torch.Generator().manual_seed((self.config.seed + 7919 * rank) * 1_000_003 + self.step)
         rays = self.map_rays(bundle, seed=int(torch.randint(2**31 - 1, (1,), generator=generator)))
         if self.training:
             if self.bank is not None:
