@@ -1,4 +1,4 @@
-"""Pipeline: nerfstudio's, with metrics averaged per yaw sector and a model that works on any number of devices."""
+"""Pipeline: nerfstudio's, with metrics averaged per yaw sector and a model that trains on any number of devices."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
+from typing import Literal
 
 import numpy as np
 import torch
-from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+import torch.distributed
+from nerfstudio.pipelines.base_pipeline import Pipeline, VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.utils import comms
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.nn.parallel import DistributedDataParallel
+
+from threevp_nerfstudio.engine.device import usable
 
 YAW_NAMES = ("front", "front_right", "right", "back_right", "back", "back_left", "left", "front_left")
 
@@ -26,11 +32,38 @@ class ThreeVPPipelineConfig(VanillaPipelineConfig):
 
 
 class ThreeVPPipeline(VanillaPipeline):
-    """As nerfstudio's, except for evaluation."""
+    """As nerfstudio's, except for evaluation and for how a model is spread over several devices."""
 
-    def __init__(self, config: ThreeVPPipelineConfig, device: str, *args, **kwargs) -> None:
+    def __init__(
+        self,
+        config: ThreeVPPipelineConfig,
+        device: str | torch.device,
+        test_mode: Literal["test", "val", "inference"] = "val",
+        world_size: int = 1,
+        local_rank: int = 0,
+        grad_scaler: torch.cuda.amp.GradScaler | None = None,
+    ) -> None:
+        Pipeline.__init__(self)  # not VanillaPipeline's: its DDP works on CUDA only
         provide_ffmpeg()
-        super().__init__(config, device, *args, **kwargs)
+        device, _ = usable(device)
+        self.config = config
+        self.test_mode = test_mode
+        self.datamanager = config.datamanager.setup(
+            device=device, test_mode=test_mode, world_size=world_size, local_rank=local_rank
+        )
+        self.datamanager.to(device)
+        self._model = config.model.setup(
+            scene_box=self.datamanager.train_dataset.scene_box,
+            num_train_data=len(self.datamanager.train_dataset),
+            metadata=self.datamanager.train_dataset.metadata,
+            device=device,
+            grad_scaler=grad_scaler,
+            rank=comms.get_rank(),
+        )
+        self.model.to(device)
+        self.world_size = world_size
+        if world_size > 1:
+            self._model = distributed(self._model, torch.device(device))
 
     @torch.no_grad()
     def get_average_image_metrics(
@@ -63,6 +96,18 @@ class ThreeVPPipeline(VanillaPipeline):
                         Image.fromarray(pixels).save(output_path / f"{image_prefix}_{name}_{i:04d}.png")
         self.train()
         return average(rows, get_std)
+
+
+def distributed(model: torch.nn.Module, device: torch.device) -> DistributedDataParallel:
+    """The model with gradients averaged over all processes.
+
+    Buffers are not broadcast: occupancy and schedules follow from parameters and seeds that all processes share, and the
+    template and the motion are large. Until blendfields set in, their parameters are unused.
+    """
+    ids = [device.index or 0] if device.type == "cuda" else None
+    wrapped = DistributedDataParallel(model, device_ids=ids, find_unused_parameters=True, broadcast_buffers=False)
+    torch.distributed.barrier(device_ids=ids)
+    return wrapped
 
 
 def _add_groups(metrics: dict[str, float], batch: dict) -> None:

@@ -61,3 +61,18 @@ def frame_probabilities(
         return views if balance_views else expressions
     p = view_share * views + (1.0 - view_share) * expressions
     return p / p.sum()
+
+
+def shard(probabilities: Float[Array, "N"], rank: int, world: int) -> Float[Array, "N"]:
+    """The share of one of `world` processes: frames of its own, so that each keeps only those in memory.
+
+    Frames are dealt out by falling probability, so that each process gets about the same of the rare ones. Where there
+    are fewer than 8 frames for each, all draw from all.
+    """
+    if world == 1 or len(probabilities) < 8 * world:
+        return probabilities
+    order = np.argsort(-probabilities, kind="stable")
+    own = np.zeros(len(probabilities), dtype=bool)
+    own[order[rank::world]] = True
+    p = np.where(own, probabilities, 0.0)
+    return p / p.sum()

@@ -15,7 +15,7 @@ from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader, RandIn
 
 from threevp_nerfstudio.capture.cameras import pixel_rays
 from threevp_nerfstudio.capture.capture import read_rgba, yaw_deg
-from threevp_nerfstudio.data.balance import frame_probabilities
+from threevp_nerfstudio.data.balance import frame_probabilities, shard
 from threevp_nerfstudio.data.dataparser import ThreeVPDataParserConfig
 from threevp_nerfstudio.data.dataset import ThreeVPDataset
 from threevp_nerfstudio.data.parts import part_boxes
@@ -46,7 +46,7 @@ class ThreeVPDataManagerConfig(VanillaDataManagerConfig):
     face_weight: float = 1.0
     """Weight of eyes and mouth in the photometric loss."""
     cache_gigabytes: float = 4.0
-    """Memory for decoded pictures; beyond it they are read again from disk."""
+    """Memory for decoded pictures, of all processes together; beyond it they are read again from disk."""
     seed: int = 0
     """Of all sampling."""
 
@@ -89,13 +89,10 @@ class ThreeVPDataManager(VanillaDataManager[ThreeVPDataset]):
             self.config.balance_views,
             self.config.balance_expressions,
         )
-        # each rank has its own frames, as far as there are enough
-        if self.world_size > 1 and len(index) >= 8 * self.world_size:
-            probabilities[np.arange(len(index)) % self.world_size != self.local_rank] = 0.0
-            probabilities /= probabilities.sum()
-        self.frame_probabilities = probabilities
+        self.frame_probabilities = shard(probabilities, self.local_rank, self.world_size)
         self.pictures = PictureCache(
-            lambda frame: read_rgba(capture.frames, frame), int(self.config.cache_gigabytes * 2**30)
+            lambda frame: read_rgba(capture.frames, frame),
+            int(self.config.cache_gigabytes * 2**30 / self.world_size),
         )
         self.rng = np.random.default_rng([self.config.seed, self.local_rank])
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="threevp-pictures")
