@@ -65,6 +65,7 @@ def loaded_after(statement: str) -> set[str]:
 def test_the_plugin_loads_no_optional_library():
     modules = loaded_after(f"import {PACKAGE}.config, {PACKAGE}.dataparser_config")
     assert not modules & set(OPTIONAL)
+    assert "torchmetrics" not in modules  # a second of start-up
 
 
 def test_the_dataparser_specification_loads_neither_data_manager_nor_model():

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 SUBJECT_MARGIN_PX = 3
 LPIPS_WEIGHTS = "alexnet-owt-7be5be79.pth"
@@ -47,6 +46,9 @@ class ImageMetrics:
     def __call__(
         self, rgb: Float[Tensor, "h w 3"], truth: Float[Tensor, "h w 3"], batch: dict[str, Any]
     ) -> dict[str, float]:
+        # a second of start-up that only evaluation needs
+        from torchmetrics.functional.image import structural_similarity_index_measure
+
         a, b = rgb.movedim(-1, 0)[None], truth.movedim(-1, 0)[None]
         ssim_mean, ssim_map = structural_similarity_index_measure(a, b, data_range=1.0, return_full_image=True)
         ssim_map = ssim_map[0].mean(0)
