@@ -41,13 +41,13 @@ def poses(trainee: AvatarTrainee, count: int = 16) -> list[PoseState]:
     return [trainee.model.performance.at_time(t) for t in np.linspace(0.05, 0.95, count)]
 
 
-def picture_seconds(trainee: AvatarTrainee, size: int, repeats: int, zoom: float = 1.0) -> Stat:
+def picture_seconds(trainee: AvatarTrainee, size: int, repeats: int, zoom: float = 1.0, warmup: int = 1) -> Stat:
     """Seconds of one picture, posing included."""
     camera, states = frontal_camera(trainee, size, zoom), poses(trainee)
     turn = iter(range(1 << 30))
     trainee.model.eval()
     return Clock(trainee.device).repeat(
-        lambda: trainee.model.render_camera(camera, states[next(turn) % len(states)]), repeats, warmup=1
+        lambda: trainee.model.render_camera(camera, states[next(turn) % len(states)]), repeats, warmup=warmup
     )
 
 

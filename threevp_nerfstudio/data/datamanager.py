@@ -164,7 +164,7 @@ class ThreeVPDataManager(VanillaDataManager[ThreeVPDataset]):
             pixel_area=torch.ones(len(joined["frame"]), 1),
             metadata=joined | {"across": joined["across"].float()},
         )
-        return bundle.to(self.device)
+        return to_device(bundle, self.device)
 
     def _weights(self, xy: np.ndarray, boxes: list) -> np.ndarray:
         weight = np.ones(len(xy), dtype=np.float32)
@@ -173,3 +173,10 @@ class ThreeVPDataManager(VanillaDataManager[ThreeVPDataset]):
                 inside = (xy >= [left, top]).all(1) & (xy <= [right, bottom]).all(1)
                 weight[inside] = self.config.face_weight
         return weight
+
+
+def to_device(bundle: RayBundle, device: torch.device | str) -> RayBundle:
+    """Copied through pinned memory, which a CUDA device fetches without holding up the step before."""
+    if torch.device(device).type != "cuda":
+        return bundle.to(device)
+    return bundle.pin_memory()._apply_fn_to_fields(lambda x: x.to(device, non_blocking=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -49,30 +50,38 @@ def _posed_parts(capture: Capture, parts: dict) -> tuple[dict[str, np.ndarray], 
     skull = np.linalg.norm(template.vertices - (center + [0.0, 0.07, 0.0]), axis=1)
     head = np.flatnonzero(skull < HEAD_RADIUS)
     chosen = np.concatenate([*parts.values(), head])
-    if motion.vertices is not None:
-        posed = motion.vertices[:, chosen]
-    else:
-        small = replace(
-            template,
-            vertices=template.vertices[chosen],
-            faces=np.zeros((0, 3), dtype=np.int32),
-            face_regions=np.zeros(0, dtype=np.uint8),
-            skin_weights=template.skin_weights[chosen],
-            expression_basis=template.expression_basis[:, chosen],
-            pose_basis=None if template.pose_basis is None else template.pose_basis[:, chosen],
-        )
-        rig = Rig.from_template(small)
-        with torch.no_grad():
-            posed = np.concatenate(
-                [
-                    rig.pose(*(torch.from_numpy(np.asarray(x[i : i + 64], dtype=np.float32)) for x in (
-                        motion.joint_rotations, motion.root_translation, motion.expression))).numpy()
-                    for i in range(0, len(motion), 64)
-                ]
-            )
     split = np.cumsum([len(v) for v in parts.values()])
-    pieces = np.split(posed, split, axis=1)
-    return dict(zip(parts, pieces[:-1], strict=True)), pieces[-1].mean(1)
+    pose = _poser(capture, chosen)
+    pieces = []
+    for start in range(0, len(motion), 64):  # a long capture's heads would not all fit into memory
+        *own, skulls = np.split(pose(slice(start, start + 64)), split, axis=1)
+        pieces.append((*own, skulls.mean(1)))
+    joined = [np.concatenate(piece) for piece in zip(*pieces, strict=True)]
+    return dict(zip(parts, joined[:-1], strict=True)), joined[-1]
+
+
+def _poser(capture: Capture, chosen: np.ndarray) -> Callable[[slice], np.ndarray]:
+    """Posed positions (n, len(chosen), 3) of some vertices for rows of the motion."""
+    template, motion = capture.template, capture.motion
+    if motion.vertices is not None:
+        return lambda rows: motion.vertices[rows][:, chosen]
+    small = replace(
+        template,
+        vertices=template.vertices[chosen],
+        faces=np.zeros((0, 3), dtype=np.int32),
+        face_regions=np.zeros(0, dtype=np.uint8),
+        skin_weights=template.skin_weights[chosen],
+        expression_basis=template.expression_basis[:, chosen],
+        pose_basis=None if template.pose_basis is None else template.pose_basis[:, chosen],
+    )
+    rig = Rig.from_template(small)
+
+    @torch.no_grad()
+    def pose(rows: slice) -> np.ndarray:
+        tables = (motion.joint_rotations, motion.root_translation, motion.expression)
+        return rig.pose(*(torch.from_numpy(np.asarray(x[rows], dtype=np.float32)) for x in tables)).numpy()
+
+    return pose
 
 
 def _box(vertices: np.ndarray, camera: np.ndarray, frames, i: int, grow: float) -> Box | None:

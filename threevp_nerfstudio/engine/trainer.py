@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
@@ -52,6 +53,13 @@ class ThreeVPTrainer(Trainer):
         # waiting for a CUDA device in each step would cost more than the step
         self.guard = StepGuard(self.device, check_every=1 if self.device == "cpu" else LIMIT)
 
+    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
+        """As nerfstudio's, except that --mixed-precision halves the networks only: poses and rays in half precision
+        would be off by half a millimetre."""
+        super().setup(test_mode)
+        if self.mixed_precision:
+            self.pipeline.model.field.network_dtype = torch.float16
+
     def train(self) -> None:
         try:
             super().train()
@@ -83,9 +91,8 @@ class ThreeVPTrainer(Trainer):
     def _guarded_iteration(self, step: int) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         every = {group: self.gradient_accumulation_steps[group] for group in self.optimizers.parameters}
         self.optimizers.zero_grad_some([group for group, n in every.items() if step % n == 0])
-        with torch.autocast(device_type=self.device.split(":")[0], enabled=self.mixed_precision):
-            _, loss_dict, metrics_dict = self.pipeline.get_train_loss_dict(step=step)
-            loss = functools.reduce(torch.add, loss_dict.values())
+        _, loss_dict, metrics_dict = self.pipeline.get_train_loss_dict(step=step)
+        loss = functools.reduce(torch.add, loss_dict.values())
         self.grad_scaler.scale(loss).backward()
         due = [group for group, n in every.items() if step % n == n - 1]
         if self.guard.arm(self._must_be_finite(loss), [self.optimizers.optimizers[group] for group in due]):

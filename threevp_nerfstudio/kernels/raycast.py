@@ -52,7 +52,8 @@ class RayMesh:
         self.faces = faces.contiguous().int()
         self.device = self.vertices.device
         self._flat_faces = self.faces.flatten()
-        self._mesh = wp.Mesh(points=array(self.vertices, wp.vec3), indices=array(self._flat_faces, wp.int32))
+        with torch_stream(self.device):  # Warp's own stream would not wait for the vertices
+            self._mesh = wp.Mesh(points=array(self.vertices, wp.vec3), indices=array(self._flat_faces, wp.int32))
 
     def update(self, vertices: Float[Tensor, "V 3"]) -> None:
         """Move the vertices and refit the BVH."""

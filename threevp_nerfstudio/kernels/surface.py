@@ -170,8 +170,9 @@ class PosedSurface:
         self.maps = torch.zeros(num_slots, V, 3, 3, device=self.device)
         self._indices = array(self.flat_faces, wp.int32)
         self._points = [array(self.posed[s], wp.vec3) for s in range(num_slots)]
-        self.meshes = [wp.Mesh(points=p, indices=self._indices) for p in self._points]
-        self.mesh_ids = wp.array([m.id for m in self.meshes], dtype=wp.uint64, device=self._points[0].device)
+        with torch_stream(self.device):  # Warp's own stream would not wait for the vertices
+            self.meshes = [wp.Mesh(points=p, indices=self._indices) for p in self._points]
+            self.mesh_ids = wp.array([m.id for m in self.meshes], dtype=wp.uint64, device=self._points[0].device)
 
     @property
     def num_slots(self) -> int:

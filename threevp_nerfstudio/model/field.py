@@ -106,6 +106,15 @@ class ThreeVPField(Field):
             else None
         )
         self.blendfields_enabled = True
+        self.network_dtype = torch.float32
+        """Precision of the networks of density and colour; positions, grids and densities stay in single precision."""
+
+    def network(self, net: nn.Module, x: Float[Tensor, "N A"]) -> Float[Tensor, "N B"]:
+        """A network in `network_dtype`; single precision goes in and comes out."""
+        if self.network_dtype == torch.float32:
+            return net(x)
+        with torch.autocast(x.device.type, dtype=self.network_dtype):
+            return net(x).float()
 
     def unit(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
         """Canonical metres to the unit cube; cells stay cubes."""
@@ -145,7 +154,7 @@ class ThreeVPField(Field):
                 channels = self.density_net[0].in_features - h.shape[1]
                 conditioning = torch.zeros(len(h), channels, device=h.device)
             h = torch.cat([h, conditioning], -1)
-        h = self.density_net(h)
+        h = self.network(self.density_net, h)
         return trunc_exp((h[:, 0] + DENSITY_BIAS).clamp_max(MAX_LOG_DENSITY)), h[:, 1:]
 
     def color(
@@ -157,7 +166,7 @@ class ThreeVPField(Field):
             inputs += [spherical_harmonics(light[..., 0], 3), spherical_harmonics(light[..., 1], 3)]
         if self.config.appearance == "view":
             inputs.append(spherical_harmonics(direction, 3))
-        logit = self.color_net(torch.cat(inputs, -1))
+        logit = self.network(self.color_net, torch.cat(inputs, -1))
         residual = None
         if self.view_net is not None:
             residual = self.view_net(torch.cat([features, spherical_harmonics(direction, 2)], -1))

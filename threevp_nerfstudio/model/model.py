@@ -220,10 +220,10 @@ class ThreeVPModel(Model):
         return self.render_rays(bundle.origins, bundle.directions, self._staged_for(bundle))
 
     def _training_outputs(self, bundle: RayBundle) -> dict[str, Tensor]:
-        # each process of a distributed run draws its own
-        rank = self.kwargs.get("rank", 0)
-        generator = torch.Generator().manual_seed((self.config.seed + 7919 * rank) * 1_000_003 + self.step)
-        rays = self.map_rays(bundle, seed=int(torch.randint(2**31 - 1, (1,), generator=generator)))
+        # each process of a distributed run draws its own, on the device: copies to it would hold up the step
+        seed = ((self.config.seed + 7919 * self.kwargs.get("rank", 0)) * 1_000_003 + self.step) % (2**31 - 1)
+        generator = torch.Generator(device=bundle.origins.device).manual_seed(seed)
+        rays = self.map_rays(bundle, seed=seed)
         if self.training:
             if self.bank is not None:
                 self.bank.insert(rays)
@@ -244,7 +244,7 @@ class ThreeVPModel(Model):
         weights = rendered.weights.detach()
         before = 1.0 - (weights.cumsum(1) - weights)
         self.occupancy.observe(samples.position, before[mask])
-        background = torch.rand(len(rays), 3, generator=generator).to(rgb.device)
+        background = torch.rand(len(rays), 3, generator=generator, device=rgb.device)
         target = rays.target
         alpha = target[:, 3]
         outputs = {
@@ -327,11 +327,11 @@ class ThreeVPModel(Model):
         origins, directions = bundle.origins, bundle.directions
         h, w = origins.shape[:2]
         origins, directions = origins.reshape(-1, 3), directions.reshape(-1, 3)
-        chunk = self.config.eval_num_rays_per_chunk
-        parts = [
-            self.render_rays(origins[i : i + chunk], directions[i : i + chunk], staged)
-            for i in range(0, len(origins), chunk)
-        ]
+        parts, self.config.eval_num_rays_per_chunk = in_chunks(
+            lambda a, b: self.render_rays(origins[a:b], directions[a:b], staged),
+            len(origins),
+            self.config.eval_num_rays_per_chunk,
+        )
         return {name: torch.cat([p[name] for p in parts]).view(h, w, -1) for name in parts[0]}
 
     def render_rays(
