@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
@@ -179,6 +180,7 @@ class ThreeVPModel(Model):
             lambda x: self.field.density_at(x)[0], config.cells_per_step, config.decay, self.config.seed + step
         )
         if step >= config.warmup and step % config.refresh_every == 0:
+            self.occupancy.share()
             self.occupancy.refresh(config.threshold)
         self._staged = None
 
