@@ -17,6 +17,7 @@ from tests.tiny_training import tiny_config
 from threevp_nerfstudio.data.balance import shard
 from threevp_nerfstudio.engine.trainer import single_process_names
 from threevp_nerfstudio.model import model as model_module
+from threevp_nerfstudio.model.occupancy import CanonicalOccupancy
 from threevp_nerfstudio.pipeline import ThreeVPPipeline
 
 WORLD = 2
@@ -28,6 +29,7 @@ def make_pipeline(capture: Path, output: Path, rank: int, world: int) -> ThreeVP
     config = tiny_config(capture, output).pipeline
     config.model.bank_size = 0  # what is learned from is then exactly what comes in
     config.datamanager.train_num_rays_per_batch = RAYS
+    config.datamanager.neighbour_pixels = 0
     pipeline = config.setup(device="cpu", world_size=world, local_rank=rank)
     pipeline.train()
     pipeline.model.before_step(0)
@@ -36,10 +38,8 @@ def make_pipeline(capture: Path, output: Path, rank: int, world: int) -> ThreeVP
 
 def without_chance(pipeline: ThreeVPPipeline) -> None:
     """Samples in the middle of their intervals, and a fixed background, so that runs can be compared."""
-    model = pipeline.model
-    inner = model._march
-    model._march = lambda *args, **kwargs: inner(*args[:4], seed=-1)
-    real = torch.rand
+    inner, real = model_module.march, torch.rand
+    model_module.march = lambda *args: inner(*args[:6], -1)
     model_module.torch.rand = lambda *size, **kwargs: real(*size, **kwargs) * 0.0 + 0.3
 
 
@@ -60,6 +60,13 @@ def gradients_of(pipeline: ThreeVPPipeline, bundle: RayBundle) -> dict[str, torc
     return {name: p.grad.clone() for name, p in pipeline.model.named_parameters() if p.grad is not None}
 
 
+def shared_votes(occupancy: CanonicalOccupancy, rank: int) -> torch.Tensor:
+    """What both processes hold after one saw cells that the other did not."""
+    occupancy.unseen.zero_().view(-1)[rank] = 4.0
+    occupancy.share()
+    return occupancy.unseen.view(-1)[:3].clone()
+
+
 def worker(rank: int, capture: Path, output: Path, port: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=WORLD)
@@ -75,6 +82,7 @@ def worker(rank: int, capture: Path, output: Path, port: int) -> None:
         "origins": draws.origins,
         "rank": pipeline.model.kwargs["rank"],
         "cache": pipeline.datamanager.pictures._capacity,
+        "unseen": shared_votes(pipeline.model.occupancy, rank),
         "names": set(single_process_names(pipeline.state_dict())),
     }
     torch.save(result, output / f"rank{rank}.pt")
@@ -94,7 +102,8 @@ def ranks(tiny_capture: Path, tmp_path_factory: pytest.TempPathFactory) -> list[
 
 @pytest.fixture
 def alone(tiny_capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ThreeVPPipeline:
-    monkeypatch.setattr(torch, "rand", torch.rand)  # restored after the test
+    monkeypatch.setattr(torch, "rand", torch.rand)  # both restored after the test
+    monkeypatch.setattr(model_module, "march", model_module.march)
     return make_pipeline(tiny_capture, tmp_path, 0, 1)
 
 
@@ -115,6 +124,11 @@ def test_processes_have_frames_seeds_and_cache_of_their_own(ranks: list[dict], a
     assert not torch.equal(ranks[0]["origins"], ranks[1]["origins"])
     assert [r["rank"] for r in ranks] == [0, 1]
     assert sum(r["cache"] for r in ranks) == alone.datamanager.pictures._capacity
+
+
+def test_processes_agree_on_which_cells_are_hidden(ranks: list[dict]):
+    for rank in ranks:
+        assert rank["unseen"].tolist() == [2.0, 2.0, 0.0]
 
 
 def test_a_checkpoint_of_two_processes_loads_into_one(ranks: list[dict], alone: ThreeVPPipeline):

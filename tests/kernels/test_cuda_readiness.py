@@ -139,7 +139,6 @@ def step_waits(tiny_capture: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     trainer = tiny_trainer(tiny_capture, tmp_path_factory.mktemp("waits"))
     trainer.guard.check_every = 10  # as on CUDA
     model, manager = trainer.pipeline.model, trainer.pipeline.datamanager
-    model.config.thin_start = 0
     for step in range(3):
         model.before_step(step)
         trainer.train_iteration(step)

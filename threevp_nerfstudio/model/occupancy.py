@@ -134,6 +134,13 @@ class CanonicalOccupancy(nn.Module):
         self.unseen.view(-1).index_add_(0, flat, vote).clamp_(-4 * SEEN_VOTES, 4 * SEEN_VOTES)
 
     @torch.no_grad()
+    def share(self) -> None:
+        """Average what was observed over all processes of a distributed run: each saw rays of its own."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(self.unseen)
+            self.unseen /= torch.distributed.get_world_size()
+
+    @torch.no_grad()
     def refresh(self, threshold: float) -> None:
         """Recompute what the marcher skips: cells above `threshold` (1/m) and their neighbours stay."""
         occupied = self.shell & (self.density > threshold)
