@@ -76,12 +76,15 @@ def test_wrong_poses_are_found_from_what_is_seen():
         return torch.sin((x - PIVOT) @ torch.tensor([[20.0, 3, 1], [4, 25, -7], [-3, 6, 30]]))
 
     corrections = FrameCorrections(frames, 1, PIVOT)
-    optimizer = torch.optim.Adam([corrections.head], lr=2e-3)
-    for step in range(300):
-        optimizer.param_groups[0]["lr"] = 2e-3 * 0.01 ** (step / 300)
+    optimizer = torch.optim.LBFGS([corrections.head], max_iter=100, line_search_fn="strong_wolfe", tolerance_grad=1e-9)
+
+    def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        (colour(corrections.points(tracked, frame)) - colour(truth)).square().mean().backward()
-        optimizer.step()
+        loss = (colour(corrections.points(tracked, frame)) - colour(truth)).square().mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
     torch.testing.assert_close(corrections.head.detach(), errors, atol=2e-3, rtol=0)
 
 

@@ -168,7 +168,7 @@ class NerfactoTrainee(Trainee):
 
     def loss(self, bundle: RayBundle) -> Tensor:
         batch = {"image": pixel_colours(bundle)}
-        bundle.metadata = {}
+        bundle.metadata, bundle.camera_indices = {}, torch.zeros_like(bundle.metadata["frame"])
         outputs = self.model(bundle)
         metrics = self.model.get_metrics_dict(outputs, batch)
         return functools.reduce(torch.add, self.model.get_loss_dict(outputs, batch, metrics).values())

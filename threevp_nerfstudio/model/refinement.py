@@ -13,13 +13,14 @@ mesh, through the conditioning.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from threevp_nerfstudio.body.template import RiggedTemplate
+from threevp_nerfstudio.model.field import CanonicalSamples
 
 FADE = 0.06
 """Metres above the pivot over which the correction grows from nothing to the whole."""
@@ -91,6 +92,14 @@ class FrameCorrections(nn.Module):
         self.head = nn.Parameter(torch.zeros(num_frames, 6))
         self.expression = nn.Parameter(torch.zeros(num_frames, num_conditioning))
 
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        # corrections belong to the frames that they were learned from: on other data they start anew
+        for name, own in self.named_parameters(recurse=False):
+            saved = state_dict.get(prefix + name)
+            if saved is None or saved.shape != own.shape:
+                state_dict[prefix + name] = own.detach()
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
     def points(self, x: Float[Tensor, "N 3"], frame: Int[Tensor, "N"]) -> Float[Tensor, "N 3"]:
         """Corrected canonical points."""
         rotation, translation = self.head[frame].split(3, dim=-1)
@@ -99,6 +108,15 @@ class FrameCorrections(nn.Module):
     def conditioning(self, tracked: Float[Tensor, "B C"], frame: Int[Tensor, "B"]) -> Float[Tensor, "B C"]:
         """Corrected conditioning."""
         return tracked + self.expression[frame]
+
+    def apply_to(self, samples: CanonicalSamples, frames: Int[Tensor, "B"]) -> CanonicalSamples:
+        """Samples of a batch, whose rows of conditioning belong to `frames`. Light and view would turn by a degree or two,
+        which smooth colour hardly sees, and stay."""
+        return replace(
+            samples,
+            position=self.points(samples.position, frames[samples.frame]),
+            conditioning=self.conditioning(samples.conditioning, frames),
+        )
 
     def size(self, frame: Int[Tensor, "B"]) -> Float[Tensor, ""]:
         """Mean squared correction of some frames, in units of the usual errors."""
