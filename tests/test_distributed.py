@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -19,7 +16,8 @@ from nerfstudio.cameras.rays import RayBundle
 from tests.tiny_training import tiny_config
 from threevp_nerfstudio.data.balance import shard
 from threevp_nerfstudio.engine.trainer import single_process_names
-from threevp_nerfstudio.model.ray_bank import MappedRays
+from threevp_nerfstudio.model import model as model_module
+from threevp_nerfstudio.model.occupancy import CanonicalOccupancy
 from threevp_nerfstudio.pipeline import ThreeVPPipeline
 
 WORLD = 2
@@ -31,24 +29,18 @@ def make_pipeline(capture: Path, output: Path, rank: int, world: int) -> ThreeVP
     config = tiny_config(capture, output).pipeline
     config.model.bank_size = 0  # what is learned from is then exactly what comes in
     config.datamanager.train_num_rays_per_batch = RAYS
+    config.datamanager.neighbour_pixels = 0
     pipeline = config.setup(device="cpu", world_size=world, local_rank=rank)
     pipeline.train()
     pipeline.model.before_step(0)
     return pipeline
 
 
-@contextmanager
-def without_chance(pipeline: ThreeVPPipeline) -> Iterator[None]:
-    """Samples in the middle of their intervals, rays of their own pixel, a fixed background: runs can be compared."""
-    model = pipeline.model
-    inner, real = model.map_rays, torch.rand
-    model.map_rays = lambda bundle, seed: inner(bundle, seed=-1)
-    with (
-        patch.object(MappedRays, "neighbours", lambda rays, generator: rays),
-        patch.object(torch, "rand", lambda *size, **kwargs: real(*size, **kwargs) * 0.0 + 0.3),
-    ):
-        yield
-    model.map_rays = inner
+def without_chance(pipeline: ThreeVPPipeline) -> None:
+    """Samples in the middle of their intervals, and a fixed background, so that runs can be compared."""
+    inner, real = model_module.march, torch.rand
+    model_module.march = lambda *args: inner(*args[:6], -1)
+    model_module.torch.rand = lambda *size, **kwargs: real(*size, **kwargs) * 0.0 + 0.3
 
 
 def joined_batch(pipeline: ThreeVPPipeline) -> RayBundle:
@@ -68,21 +60,29 @@ def gradients_of(pipeline: ThreeVPPipeline, bundle: RayBundle) -> dict[str, torc
     return {name: p.grad.clone() for name, p in pipeline.model.named_parameters() if p.grad is not None}
 
 
+def shared_votes(occupancy: CanonicalOccupancy, rank: int) -> torch.Tensor:
+    """What both processes hold after one saw cells that the other did not."""
+    occupancy.unseen.zero_().view(-1)[rank] = 4.0
+    occupancy.share()
+    return occupancy.unseen.view(-1)[:3].clone()
+
+
 def worker(rank: int, capture: Path, output: Path, port: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=WORLD)
     pipeline = make_pipeline(capture, output, rank, WORLD)
     mine = set(np.flatnonzero(pipeline.datamanager.frame_probabilities).tolist())
     draws = pipeline.datamanager.next_train(0)[0]
+    without_chance(pipeline)
     half = slice(rank * RAYS // WORLD, (rank + 1) * RAYS // WORLD)
-    with without_chance(pipeline):
-        gradients = gradients_of(pipeline, joined_batch(pipeline)[half])
+    gradients = gradients_of(pipeline, joined_batch(pipeline)[half])
     result = {
         "gradients": gradients,
         "frames": mine,
         "origins": draws.origins,
         "rank": pipeline.model.kwargs["rank"],
         "cache": pipeline.datamanager.pictures._capacity,
+        "unseen": shared_votes(pipeline.model.occupancy, rank),
         "names": set(single_process_names(pipeline.state_dict())),
     }
     torch.save(result, output / f"rank{rank}.pt")
@@ -102,13 +102,14 @@ def ranks(tiny_capture: Path, tmp_path_factory: pytest.TempPathFactory) -> list[
 
 @pytest.fixture
 def alone(tiny_capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ThreeVPPipeline:
-    monkeypatch.setattr(torch, "rand", torch.rand)  # restored after the test
+    monkeypatch.setattr(torch, "rand", torch.rand)  # both restored after the test
+    monkeypatch.setattr(model_module, "march", model_module.march)
     return make_pipeline(tiny_capture, tmp_path, 0, 1)
 
 
 def test_gradients_of_two_processes_are_those_of_the_joined_batch(ranks: list[dict], alone: ThreeVPPipeline):
-    with without_chance(alone):
-        expected = gradients_of(alone, joined_batch(alone))
+    without_chance(alone)
+    expected = gradients_of(alone, joined_batch(alone))
     for rank in ranks:
         assert set(rank["gradients"]) == set(expected)
         for name, gradient in expected.items():
@@ -123,6 +124,11 @@ def test_processes_have_frames_seeds_and_cache_of_their_own(ranks: list[dict], a
     assert not torch.equal(ranks[0]["origins"], ranks[1]["origins"])
     assert [r["rank"] for r in ranks] == [0, 1]
     assert sum(r["cache"] for r in ranks) == alone.datamanager.pictures._capacity
+
+
+def test_processes_agree_on_which_cells_are_hidden(ranks: list[dict]):
+    for rank in ranks:
+        assert rank["unseen"].tolist() == [2.0, 2.0, 0.0]
 
 
 def test_a_checkpoint_of_two_processes_loads_into_one(ranks: list[dict], alone: ThreeVPPipeline):

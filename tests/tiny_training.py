@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
@@ -31,8 +32,12 @@ def tiny_config(capture: Path, output: Path) -> ThreeVPTrainerConfig:
     return config
 
 
-def tiny_trainer(capture: Path, output: Path, **changes) -> ThreeVPTrainer:
+def tiny_trainer(
+    capture: Path, output: Path, before: Callable[[ThreeVPTrainerConfig], None] = lambda config: None, **changes
+) -> ThreeVPTrainer:
+    """`before` and `changes` (fields of the trainer's configuration) are applied before anything is made."""
     config = tiny_config(capture, output)
+    before(config)
     for name, value in changes.items():
         setattr(config, name, value)
     config.save_config()

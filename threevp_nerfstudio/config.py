@@ -51,7 +51,12 @@ def method(
                 blendfields_start=steps // 4,
             ),
         ),
-        optimizers={"grid": optimizer(2e-2), "networks": optimizer(8e-3), "blendfields": optimizer(1e-2)},
+        optimizers={
+            "grid": optimizer(2e-2),
+            "networks": optimizer(8e-3),
+            "blendfields": optimizer(1e-2),
+            "refinement": optimizer(5e-4),
+        },
         viewer=ViewerConfig(num_rays_per_chunk=1 << 15, quit_on_train_completion=True),
         vis="viewer",
     )

@@ -21,6 +21,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from threevp_nerfstudio.engine.device import usable
 
+PERCEPTUAL_PATCH = 32
+"""Pixels: the smallest picture that AlexNet takes."""
 YAW_NAMES = ("front", "front_right", "right", "back_right", "back", "back_left", "left", "front_left")
 
 
@@ -48,6 +50,8 @@ class ThreeVPPipeline(VanillaPipeline):
         device, _ = usable(device)
         self.config = config
         self.test_mode = test_mode
+        if config.model.perceptual_loss > 0 and config.datamanager.perceptual_patch == 0:
+            config.datamanager.perceptual_patch = PERCEPTUAL_PATCH
         self.datamanager = config.datamanager.setup(
             device=device, test_mode=test_mode, world_size=world_size, local_rank=local_rank
         )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from unittest.mock import patch
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 from nerfstudio.cameras.rays import RayBundle
@@ -20,8 +21,6 @@ from threevp_nerfstudio.model.encodings import HashGridConfig
 from threevp_nerfstudio.model.field import CanonicalSamples
 from threevp_nerfstudio.model.model import ThreeVPModel, ThreeVPModelConfig, local_frames
 from threevp_nerfstudio.model.performance import PoseState
-from threevp_nerfstudio.model.ray_bank import own_pixel
-from threevp_nerfstudio.model.rendering import Inspection, StagedPose
 
 
 class NerfstudioGrid(nn.Module):
@@ -76,7 +75,7 @@ class UniformModel(ThreeVPModel):
         unique, slots = torch.unique(bundle.metadata["frame"].view(-1), return_inverse=True)
         state = self.performance.at_frames(unique)
         out = self._render(bundle.origins, bundle.directions, slots, self.canonical.pose(state), state)
-        target = own_pixel(bundle.metadata["patch"].view(len(bundle), -1, 4))
+        target = pixel_colours(bundle)
         background, alpha = torch.rand_like(target[:, :3]), target[:, 3]
         return {
             "rgb": out["rgb"] + (1.0 - out["accumulation"]) * background,
@@ -86,15 +85,14 @@ class UniformModel(ThreeVPModel):
             "weight": bundle.metadata["weight"].view(-1),
         }
 
+    def stage(self, state: PoseState, key: object = None) -> tuple[PosedSurface, PoseState]:
+        return self.canonical.pose(state), state
+
     def render_rays(
-        self,
-        origins: Float[Tensor, "R 3"],
-        directions: Float[Tensor, "R 3"],
-        staged: StagedPose,
-        inspect: Inspection | None = None,
+        self, origins: Float[Tensor, "R 3"], directions: Float[Tensor, "R 3"], staged: tuple[PosedSurface, PoseState]
     ) -> dict[str, Tensor]:
         slots = torch.zeros(len(origins), dtype=torch.int64, device=origins.device)
-        out = self._render(origins, directions, slots, staged.surface, staged.state)
+        out = self._render(origins, directions, slots, *staged)
         return {**out, "rgb": (out["rgb"] + 1.0 - out["accumulation"]).clamp(0.0, 1.0)}  # over white
 
     def _render(
@@ -110,14 +108,15 @@ class UniformModel(ThreeVPModel):
         samples = self.sampler(rays)
         R, S = samples.shape
         points = samples.frustums.get_positions().reshape(-1, 3)
-        no_steps = torch.zeros(R, 3, 2, device=origins.device)  # every ray is one of its own
         position, M, distance = surface.to_canonical(points, slots.repeat_interleave(S), reach)
-        light, direction, _ = local_frames(M.view(R, S, 3, 3), state.room[slots], directions, no_steps)
+        light, direction, _ = local_frames(
+            M.view(R, S, 3, 3), state.room[slots], directions, directions.new_zeros(R, 3, 2)
+        )
         density, rgb, _, _ = self.field.evaluate(
             CanonicalSamples(
                 position=position,
                 light=light.reshape(-1, 3, 2),
-                direction=direction.reshape(-1, 3),
+                direction=F.normalize(direction.reshape(-1, 3), dim=-1),
                 conditioning=self.condition(state),
                 frame=slots.repeat_interleave(S),
             )
@@ -129,6 +128,12 @@ class UniformModel(ThreeVPModel):
             "accumulation": self.accumulate(weights),
             "depth": self.expected(weights, samples),
         }
+
+
+def pixel_colours(bundle: RayBundle) -> Float[Tensor, "R 4"]:
+    """RGB with straight alpha, 0 to 1, of the pixels that the rays look at: the middles of their patches."""
+    patch = bundle.metadata["patch"].view(len(bundle), -1, 4)
+    return patch[:, patch.shape[1] // 2].float() / 255.0
 
 
 def box_ends(

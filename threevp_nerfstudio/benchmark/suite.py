@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -286,40 +287,37 @@ def without_tcnn(device: str) -> str | None:
     return None
 
 
-def samples_of_a_step(ours: AvatarTrainee) -> tuple[float, float]:
-    """Samples that a step evaluates, and how many of them are displaced by blendfields."""
+@contextmanager
+def counting(ours: AvatarTrainee) -> Iterator[list[tuple[int, int]]]:
+    """Samples, and those of them that blendfields displace, of each evaluation of the field."""
     counted: list[tuple[int, int]] = []
-    inner = ours.model.field.geometry
+    field = ours.model.field
+    inner = field.geometry
 
     def geometry(samples: Any) -> Any:
-        moved = int((ours.model.field.face_window(samples.position) > 0).sum())
-        counted.append((len(samples.position), moved))
+        counted.append((len(samples.position), int((field.face_window(samples.position) > 0).sum())))
         return inner(samples)
 
-    ours.model.field.geometry = geometry
+    field.geometry = geometry
     try:
-        ours.step(0.9)
+        yield counted
     finally:
-        del ours.model.field.geometry
+        del field.geometry
+
+
+def samples_of_a_step(ours: AvatarTrainee) -> tuple[float, float]:
+    """Samples that a step evaluates, and how many of them are displaced by blendfields."""
+    with counting(ours) as counted:
+        ours.step(0.9)
     return float(sum(n for n, _ in counted)), float(sum(m for _, m in counted))
 
 
 def work_of_a_picture(ours: AvatarTrainee, size: int) -> tuple[float, float, float]:
     """Samples, displaced samples and seconds of one picture."""
-    counted: list[tuple[int, int]] = []
-    inner = ours.model.field.geometry
-
-    def geometry(samples: Any) -> Any:
-        counted.append((len(samples.position), int((ours.model.field.face_window(samples.position) > 0).sum())))
-        return inner(samples)
-
     ours.model.eval()
     camera, state = frontal_camera(ours, size), ours.model.performance.neutral()
-    ours.model.field.geometry = geometry
-    try:
+    with counting(ours) as counted:
         ours.model.render_camera(camera, state)
-    finally:
-        del ours.model.field.geometry
     seconds = Clock(ours.device).repeat(lambda: ours.model.render_camera(camera, state), 1, warmup=0).median
     return float(sum(n for n, _ in counted)), float(sum(m for _, m in counted)), seconds
 

@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +15,12 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.engine.callbacks import TrainingCallbackAttributes, TrainingCallbackLocation
 from torch import Tensor
 
-from threevp_nerfstudio.benchmark.baselines import UniformModelConfig, make_nerfacto, small_nerfacto
+from threevp_nerfstudio.benchmark.baselines import UniformModelConfig, make_nerfacto, pixel_colours, small_nerfacto
 from threevp_nerfstudio.capture.capture import Capture
 from threevp_nerfstudio.data.datamanager import ThreeVPDataManager
 from threevp_nerfstudio.data.dataparser import ThreeVPDataParser, ThreeVPDataParserConfig
 from threevp_nerfstudio.engine.trainer import ThreeVPTrainerConfig
 from threevp_nerfstudio.model.model import ThreeVPModel
-from threevp_nerfstudio.model.ray_bank import own_pixel
 
 BLENDFIELDS_FROM = 0.25
 """Part of the training after which blendfields set in; as in the methods' own schedules."""
@@ -168,8 +167,8 @@ class NerfactoTrainee(Trainee):
             callback.run_callback_at_location(self.steps, where)
 
     def loss(self, bundle: RayBundle) -> Tensor:
-        batch = {"image": own_pixel(bundle.metadata["patch"].view(len(bundle), -1, 4))}
-        bundle.metadata = {}
+        batch = {"image": pixel_colours(bundle)}
+        bundle.metadata, bundle.camera_indices = {}, torch.zeros_like(bundle.metadata["frame"])
         outputs = self.model(bundle)
         metrics = self.model.get_metrics_dict(outputs, batch)
         return functools.reduce(torch.add, self.model.get_loss_dict(outputs, batch, metrics).values())
@@ -234,6 +233,8 @@ def make_uniform(config: ThreeVPTrainerConfig, device: str, samples: int = 48) -
     values = {f.name: getattr(ours, f.name) for f in fields(ours) if f.name != "_target"}
     config.pipeline.model = UniformModelConfig(**values, uniform_samples=samples)
     config.pipeline.model.bank_size = 0
+    config.pipeline.model.occupancy = replace(ours.occupancy, carve=False)
+    config.pipeline.datamanager.neighbour_pixels = 0
     config.pipeline.model.eval_num_rays_per_chunk = 4096
     config.pipeline.datamanager.train_num_rays_per_batch = ours.rays_per_step
     config.pipeline.datamanager.frames_per_step = BASELINE_FRAMES
@@ -244,6 +245,7 @@ def make_nerfacto_trainee(config: ThreeVPTrainerConfig, device: str) -> Nerfacto
     """(b) nerfacto of the same size."""
     ours, manager = config.pipeline.model, deepcopy(config.pipeline.datamanager)
     manager.train_num_rays_per_batch, manager.frames_per_step = ours.rays_per_step, BASELINE_FRAMES
+    manager.neighbour_pixels = 0
     torch.manual_seed(ours.seed)
     data = manager.setup(device=device, test_mode="val")
     dataset = data.train_dataset

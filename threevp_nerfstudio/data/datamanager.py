@@ -20,7 +20,7 @@ from threevp_nerfstudio.data.dataparser import ThreeVPDataParserConfig
 from threevp_nerfstudio.data.dataset import ThreeVPDataset
 from threevp_nerfstudio.data.parts import part_boxes
 from threevp_nerfstudio.data.picture_cache import Crop, PictureCache
-from threevp_nerfstudio.data.pixels import PixelShares, patches, sample_pixels
+from threevp_nerfstudio.data.pixels import PixelShares, patches, sample_pixels, square_pixels
 
 
 @dataclass
@@ -43,6 +43,11 @@ class ThreeVPDataManagerConfig(VanillaDataManagerConfig):
     linear, so the model can train on those pixels' rays too without mapping them. 0: on its own pixel only."""
     pixels: PixelShares = field(default_factory=PixelShares)
     """Shares of eyes and mouth, border, background and subject."""
+    perceptual_patch: int = 0
+    """Side in pixels of the square of rays that comes with the others in some steps; 0: none, but 32 where the model has
+    a perceptual loss."""
+    perceptual_every: int = 4
+    """Steps from one such patch to the next."""
     face_weight: float = 1.0
     """Weight of eyes and mouth in the photometric loss."""
     cache_gigabytes: float = 4.0
@@ -120,7 +125,8 @@ class ThreeVPDataManager(VanillaDataManager[ThreeVPDataset]):
         current, self._next = self._next, []
         self._request_frames()
         share = self.config.train_num_rays_per_batch // max(len(current), 1)
-        return self._rays([(frame, future.result()) for frame, future in current], share, self.rng), {}
+        due = self.config.perceptual_patch if step % self.config.perceptual_every == 0 else 0
+        return self._rays([(frame, future.result()) for frame, future in current], share, self.rng, due), {}
 
     def next_eval(self, step: int) -> tuple[RayBundle, dict]:
         """Rays of a few evaluation frames, uniformly over the subject."""
@@ -140,13 +146,19 @@ class ThreeVPDataManager(VanillaDataManager[ThreeVPDataset]):
         frames = [int(self.train_dataset.frames[i]) for i in picks]
         self._next = [(frame, self._pool.submit(self.pictures.get, frame)) for frame in frames]
 
-    def _rays(self, frames: list[tuple[int, Crop]], count: int, rng: np.random.Generator) -> RayBundle:
+    def _rays(
+        self, frames: list[tuple[int, Crop]], count: int, rng: np.random.Generator, square: int = 0
+    ) -> RayBundle:
+        """`count` rays of each frame, and behind them, row by row, those of a `square` of the last one."""
         parts: dict[str, list[np.ndarray]] = {}
-        radius = self.config.neighbour_pixels
+        radius, extra = self.config.neighbour_pixels, 0
         for frame, crop in frames:
             boxes = list(self.part_boxes[frame].values())
             shifted = [(b[0] - crop.left, b[1] - crop.top, b[2] - crop.left, b[3] - crop.top) for b in boxes]
             xy = sample_pixels(crop.rgba[..., 3], shifted, count, self.config.pixels, rng)
+            if square and crop is frames[-1][1]:
+                more = square_pixels(crop.rgba[..., 3], shifted, square, rng)
+                xy, extra = np.concatenate([xy, more]), len(more)
             rays = pixel_rays(self.train_dataset.capture.frames, frame, xy + [crop.left, crop.top])
             for name, value in {
                 "origins": rays.origins,
@@ -158,6 +170,8 @@ class ThreeVPDataManager(VanillaDataManager[ThreeVPDataset]):
             }.items():
                 parts.setdefault(name, []).append(value)
         joined = {name: torch.from_numpy(np.concatenate(values)) for name, values in parts.items()}
+        if extra:
+            joined["perceptual"] = (torch.arange(len(joined["frame"])) >= len(joined["frame"]) - extra)[:, None]
         bundle = RayBundle(
             origins=joined.pop("origins").float(),
             directions=joined.pop("directions").float(),

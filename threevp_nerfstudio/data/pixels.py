@@ -51,6 +51,21 @@ def sample_pixels(
     return np.concatenate(picks)[:count]
 
 
+def square_pixels(
+    alpha: UInt8[Array, "h w"], boxes: list[Box], side: int, rng: np.random.Generator
+) -> Int[Array, "n 2"]:
+    """All pixels (column, row) of a square, row by row, round a random place of eyes and mouth where they are seen, else
+    of the subject. None where the picture is smaller than the square."""
+    h, w = alpha.shape
+    subject = np.flatnonzero(alpha > 127)
+    if min(h, w) < side or not len(subject):
+        return np.zeros((0, 2), dtype=int)
+    middle = _in_boxes(boxes, 1, (h, w), rng)[0] if boxes else _decode(rng.choice(subject, 1), w)[0]
+    left, top = np.clip(middle - side // 2, 0, [w - side, h - side])
+    y, x = np.mgrid[top : top + side, left : left + side]
+    return np.stack([x.ravel(), y.ravel()], -1)
+
+
 def patches(rgba: UInt8[Array, "h w 4"], xy: Int[Array, "n 2"], radius: int) -> UInt8[Array, "n p 4"]:
     """The (2 radius + 1)^2 pixels round each pixel (column, row), row by row; at the edge the last pixel is repeated."""
     h, w = rgba.shape[:2]

@@ -32,8 +32,10 @@ from threevp_nerfstudio.model.chunks import in_chunks
 from threevp_nerfstudio.model.field import CanonicalSamples, FieldConfig, ThreeVPField
 from threevp_nerfstudio.model.metrics import ImageMetrics, comparison
 from threevp_nerfstudio.model.occupancy import SEEN, CanonicalOccupancy, shell_cells
+from threevp_nerfstudio.model.perceptual import PerceptualLoss
 from threevp_nerfstudio.model.performance import Performance, PoseState
 from threevp_nerfstudio.model.ray_bank import MappedRays, RayBank
+from threevp_nerfstudio.model.refinement import FrameCorrections, RefinementConfig, head_pivot
 from threevp_nerfstudio.model.rendering import HULL_CELL, Inspection, StagedPose, render_rays
 from threevp_nerfstudio.model.volume import composite, over
 
@@ -74,6 +76,8 @@ class ThreeVPModelConfig(ModelConfig):
     """The radiance field and its blendfields."""
     occupancy: OccupancyConfig = field(default_factory=OccupancyConfig)
     """Where samples may be."""
+    refinement: RefinementConfig = field(default_factory=RefinementConfig)
+    """Correction of noisy tracking while training."""
     mesh_expressions: tuple[str, ...] | None = None
     """Expression channels that move the mesh; None: all. All channels drive the blendfields either way."""
     sample_step: float = 0.004
@@ -97,6 +101,8 @@ class ThreeVPModelConfig(ModelConfig):
     """Weight of the spread of a ray's weights (per metre)."""
     displacement_loss: float = 0.0
     """Weight of the blendfields' squared size in cm^2. It costs detail; none is needed at portrait scale."""
+    perceptual_loss: float = 0.0
+    """Weight of LPIPS on patches of the training pictures; around 0.01. Needs AlexNet's weights on disk."""
     view_loss: float = 0.01
     """Weight of the view-dependent part of the colour, with appearance "light+view"."""
     eval_num_rays_per_chunk: int = 1 << 16
@@ -135,6 +141,11 @@ class ThreeVPModel(Model):
             self.canonical.face_box,
             self.performance.num_conditioning,
         )
+        self.corrections = None
+        if self.config.refinement.enabled:
+            pivot, frames = head_pivot(capture.template), len(capture.frames)
+            self.corrections = FrameCorrections(frames, self.performance.num_conditioning, pivot)
+        self.perceptual = PerceptualLoss() if self.config.perceptual_loss > 0 else None
         self.image_metrics = ImageMetrics()
         self.bank = RayBank(self.config.bank_size) if self.config.bank_size > 0 else None
         self.step = 0
@@ -151,6 +162,8 @@ class ThreeVPModel(Model):
                 groups["grid"].append(parameter)
             else:
                 groups["networks"].append(parameter)
+        if self.corrections is not None:
+            groups["refinement"] = list(self.corrections.parameters())
         return {name: group for name, group in groups.items() if group}
 
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
@@ -183,6 +196,7 @@ class ThreeVPModel(Model):
             lambda x: self.field.density_at(x)[0], config.cells_per_step, config.decay, self.config.seed + step
         )
         if step >= config.warmup and step % config.refresh_every == 0:
+            self.occupancy.share()
             self.occupancy.refresh(config.threshold)
         self._staged = None
 
@@ -227,12 +241,16 @@ class ThreeVPModel(Model):
         # each process of a distributed run draws its own, on the device: copies to it would hold up the step
         seed = ((self.config.seed + 7919 * self.kwargs.get("rank", 0)) * 1_000_003 + self.step) % (2**31 - 1)
         generator = torch.Generator(device=bundle.origins.device).manual_seed(seed)
-        rays, drawn = self.map_rays(bundle, seed=seed), None
+        fresh = rays = self.map_rays(bundle, seed=seed)
+        drawn = None
         if self.training:
             if self.bank is not None:
                 self.bank.insert(rays)
                 rays, drawn = self.bank.draw(self.config.rays_per_step, generator)
             rays = rays.neighbours(generator)
+        patch = int(bundle.metadata["perceptual"].sum()) if "perceptual" in bundle.metadata else 0
+        if patch:
+            rays = rays.joined(fresh.rows(torch.arange(len(fresh) - patch, len(fresh), device=rays.t.device)))
         mask = rays.mask
         ray = mask.nonzero()[:, 0]
         unique, row = torch.unique(rays.frame, return_inverse=True)
@@ -243,14 +261,19 @@ class ThreeVPModel(Model):
             conditioning=self.condition(self.performance.at_frames(unique)),
             frame=row[ray],
         )
+        corrected = self.corrections is not None and self.step >= self.config.refinement.start
+        if corrected:
+            samples = self.corrections.apply_to(samples, unique)
         density, rgb, residual, displacement = self.field.evaluate(samples)
         rendered = composite(density, rgb, rays.t, rays.width, mask)
         weights = rendered.weights.detach()
         before = 1.0 - (weights.cumsum(1) - weights)
         self.occupancy.observe(samples.position, before[mask])
         if drawn is not None and self.step >= self.config.shorten_start:
-            self.bank.shorten(drawn, (before > SEEN).sum(1))
+            self.bank.shorten(drawn, (before > SEEN).sum(1)[: len(drawn)])
         background = torch.rand(len(rays), 3, generator=generator, device=rgb.device)
+        if patch:
+            background[-patch:] = background[-1]  # a picture has one
         target = rays.target
         alpha = target[:, 3]
         outputs = {
@@ -260,10 +283,14 @@ class ThreeVPModel(Model):
             "alpha": alpha,
             "weight": rays.weight,
         }
+        if patch and self.perceptual is not None:
+            outputs["perceptual"] = self.perceptual(outputs["rgb"][-patch:], outputs["target"][-patch:])
         if self.config.distortion_loss > 0:
             outputs["distortion"] = losses.distortion(rendered.weights, rays.t, rays.width)
         if displacement is not None and self.config.displacement_loss > 0:
             outputs["displacement"] = losses.displacement_size(displacement)
+        if corrected:
+            outputs["correction"] = self.corrections.size(unique)
         if residual is not None:
             outputs["view_residual"] = losses.view_residual(residual, rendered.weights[mask])
         return outputs
@@ -278,6 +305,10 @@ class ThreeVPModel(Model):
             result["distortion_loss"] = config.distortion_loss * outputs["distortion"]
         if "displacement" in outputs:
             result["displacement_loss"] = config.displacement_loss * outputs["displacement"]
+        if "correction" in outputs:
+            result["refinement_loss"] = config.refinement.prior * outputs["correction"]
+        if "perceptual" in outputs:
+            result["perceptual_loss"] = config.perceptual_loss * outputs["perceptual"]
         if "view_residual" in outputs:
             result["view_loss"] = config.view_loss * outputs["view_residual"]
         return result

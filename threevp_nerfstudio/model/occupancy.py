@@ -130,12 +130,18 @@ class CanonicalOccupancy(nn.Module):
     def observe(self, position: Float[Tensor, "N 3"], transmittance: Float[Tensor, "N"]) -> None:
         """Note how much light samples of training rays had left. What is seen from somewhere now and then counts as seen:
         the inside of the mouth is hidden most of the time."""
-        shape = torch.tensor(self.shell.shape, device=position.device)
         index = ((position - self.origin) / self.cell).floor().long()
-        index = torch.minimum(index.clamp_min(0), shape - 1)
-        flat = (index[:, 0] * shape[1] + index[:, 1]) * shape[2] + index[:, 2]
+        x, y, z = (i.clamp(0, n - 1) for i, n in zip(index.unbind(-1), self.shell.shape, strict=True))
+        flat = (x * self.shell.shape[1] + y) * self.shell.shape[2] + z
         vote = torch.where(transmittance > SEEN, -SEEN_VOTES, 1.0)
         self.unseen.view(-1).index_add_(0, flat, vote).clamp_(-4 * SEEN_VOTES, 4 * SEEN_VOTES)
+
+    @torch.no_grad()
+    def share(self) -> None:
+        """Average what was observed over all processes of a distributed run: each saw rays of its own."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(self.unseen)
+            self.unseen /= torch.distributed.get_world_size()
 
     @torch.no_grad()
     def refresh(self, threshold: float) -> None:

@@ -48,6 +48,12 @@ class MappedRays:
     def rows(self, index: Tensor) -> MappedRays:
         return MappedRays(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
+    def joined(self, other: MappedRays) -> MappedRays:
+        """These rays, and on their own pixels those of `other` behind them."""
+        own = replace(other, patch=other.patch[:, other.patch.shape[1] // 2, None])
+        pairs = {f.name: (getattr(self, f.name), getattr(own, f.name)) for f in fields(self)}
+        return MappedRays(**{name: torch.cat([a, b.to(a.dtype)]) for name, (a, b) in pairs.items()})
+
     def neighbours(self, generator: torch.Generator) -> MappedRays:
         """Each ray moved to a random pixel of its patch, which becomes all of its patch, and along itself."""
         side = round(self.patch.shape[1] ** 0.5)
