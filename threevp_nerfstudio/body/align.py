@@ -61,9 +61,10 @@ class Guess:
     runner_up: float
 
     def text(self) -> str:
+        other = f", the next best way to turn it {self.runner_up * 1000:.1f} mm" if np.isfinite(self.runner_up) else ""
         return (
-            f"unit {self.unit}, up {self.up}, facing {self.front} (mean distance to the body model {self.error * 1000:.1f} mm, "
-            f"the next best way to turn it {self.runner_up * 1000:.1f} mm)"
+            f"unit {self.unit}, up {self.up}, facing {self.front} (mean distance to the body model "
+            f"{self.error * 1000:.1f} mm{other})"
         )
 
 
@@ -151,17 +152,18 @@ def align_stated(scan: Scan, body: BodyModel, unit: str, up: str, front: str) ->
     return Guess(similarity, unit, up, front, error, np.inf)
 
 
-def guess_alignment(scan: Scan, body: BodyModel, unit: str | None = None) -> Guess:
-    """Try all axis-aligned orientations (and the plausible units) by closest points; the best and what it says."""
+def guess_alignment(scan: Scan, body: BodyModel, unit: str | None = None, axes: tuple[str, str] | None = None) -> Guess:
+    """Try the axis-aligned orientations and the plausible units by closest points; the best and what it says.
+
+    What is known is not tried: `unit`, and `axes` (up, front).
+    """
     search = _Search(scan, body)
     extent = _extent(scan.vertices)
     plausible = [u for u, metres in UNITS.items() if SMALLEST <= extent * metres <= LARGEST]
     units = [unit] if unit else plausible
     starts = [(u, UNITS[u], True) for u in units] or [("unknown", h / extent, False) for h in (0.28, 0.45, 0.7)]
     tried = []
-    for up, front in product(AXES, AXES):
-        if up[1] == front[1]:
-            continue
+    for up, front in [axes] if axes else [pair for pair in product(AXES, AXES) if pair[0][1] != pair[1][1]]:
         R = axes_rotation(up, front)
         for name, scale, fixed in starts:
             similarity, error = search.refine(R, scale, fixed, iterations=12)
