@@ -1,12 +1,14 @@
 """A synthetic scan (posed, with hair and clothes, remeshed) is registered to within the targets, and its rig follows."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from threevp_nerfstudio.body import align
 from threevp_nerfstudio.body.anny_body import anny_body
+from threevp_nerfstudio.body.bake import bake, texels
 from threevp_nerfstudio.body.body_model import BodyModel, stored
 from threevp_nerfstudio.body.crop import crop
 from threevp_nerfstudio.body.labels import faces_in
@@ -93,6 +95,17 @@ def test_the_texture_has_the_colours_of_the_scan(registration):
     assert (np.median(at, axis=0) == [120, 190, 120]).all(), "the scan's colour of the neck"
 
 
+def test_eyes_have_the_colours_that_the_scan_shows_between_the_lids(registration, known):
+    t = registration.template
+    region = np.array(known.person.region_names)[known.person.face_regions[known.face]]
+    colours = np.where((region == "eyes")[:, None], [20.0, 40.0, 200.0], [150.0, 110.0, 60.0])
+    picture = bake(registration.wrapped, replace(registration.scan, colours=colours), 512)
+    at, face, _ = texels(t, 512)
+    eye = picture[tuple(at[faces_in(t, ("eyes",))[face]].T)].astype(float)
+    blue = ((eye - [20, 40, 200]) ** 2).sum(1) < ((eye - [150, 110, 60]) ** 2).sum(1)
+    assert len(eye) > 200 and blue.mean() > 0.9, "also under the lids and behind, and never the skin's colour"
+
+
 def test_the_scans_own_mesh_is_rigged(registration, known, tmp_path):
     template, notes = transfer(registration.fitted, registration.wrapped, registration.scan)
     stored(template).save(tmp_path / "template.npz")
@@ -127,6 +140,8 @@ def test_unit_and_axes_are_guessed(lean, known, unit, up, front):
     assert (guess.unit, guess.up, guess.front) == (unit, up, front)
     assert guess.error < 0.9 * guess.runner_up, guess.text()
     assert guess.similarity.scale == pytest.approx(scale)
+    known_axes = align.guess_alignment(known.scan.moved(raw), crop(lean), axes=(up, front))
+    assert known_axes.unit == unit and not np.isfinite(known_axes.runner_up) and "next best" not in known_axes.text()
     stated = align.align_stated(known.scan.moved(raw), crop(lean), unit, up, front)
     apart = stated.similarity.apply(raw) - guess.similarity.apply(raw)
     assert np.linalg.norm(apart, axis=1).max() < 0.05
