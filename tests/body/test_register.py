@@ -11,8 +11,9 @@ from threevp_nerfstudio.body.anny_body import anny_body
 from threevp_nerfstudio.body.bake import bake, texels
 from threevp_nerfstudio.body.body_model import BodyModel, stored
 from threevp_nerfstudio.body.crop import crop
+from threevp_nerfstudio.body.fit import fit_body
 from threevp_nerfstudio.body.labels import faces_in
-from threevp_nerfstudio.body.register import Registration, heat_map, register
+from threevp_nerfstudio.body.register import Registration, drift_notes, heat_map, register
 from threevp_nerfstudio.body.rig import Rig
 from threevp_nerfstudio.body.scan import Scan, clean
 from threevp_nerfstudio.body.synthetic_scan import KnownScan, pose_rest, synthetic_scan
@@ -199,6 +200,27 @@ def test_landmarks_that_cannot_be_right(lean, tmp_path):
     refused({n: [float(i), 0, 0] for i, n in enumerate(good)}, "lie on a line")
     swapped = {**good, "chin": good["left_ear"]}
     refused(swapped, "mm from where the others put it")
+
+
+def test_long_hair_does_not_drag_the_face_along(lean):
+    """Hair that hides ears, neck and shoulders pulls closest points of all but the face."""
+    known = synthetic_scan(crop(lean, closed=True), seed=12, voxel=0.006, long_hair=True)
+    assert known.is_hair.mean() > 0.1
+    scan = placed(lean, known.scan)
+    to_world = align.best_similarity(known.scan.vertices, scan.vertices)
+    fitted = fit_body(crop(lean, 0.2), scan)
+    truth = dict(crop(lean, closed=True).landmarks)
+    for name in ("nose_tip", "left_mouth", "right_mouth", "upper_lip", "left_eye_outer", "right_eye_inner"):
+        here = fitted.posed[fitted.body.landmarks[name]].mean(0)
+        there = to_world.apply(known.posed[truth[name]])[0]
+        assert np.linalg.norm(here - there) < 0.008, name
+
+
+def test_a_face_that_drifts_away_is_said(lean, registration):
+    fitted, wrapped = registration.fitted, registration.wrapped
+    assert drift_notes(lean, fitted, wrapped) == []
+    away = replace(wrapped, posed=wrapped.posed + [0, 0, -0.04])
+    assert "--landmarks" in drift_notes(lean, fitted, away)[0]
 
 
 def test_an_impossible_unit_is_refused(lean, known):
