@@ -17,8 +17,12 @@ from threevp_nerfstudio.kernels.mesh_query import MeshQuery
 
 REACH = 0.01
 """Metres from the wrapped surface within which the scan colours a texel."""
-LID_THICKNESS = 0.01
+EYE_REACH = 0.004
+"""The same for eyes, which lie on the scan where it shows them."""
+LID_THICKNESS = 0.02
 """Metres in front of an eye within which skin counts as its lid."""
+RIM = 0.0015
+"""Metres from the lids within which a scan's colour of the eye is not trusted."""
 
 
 def texels(template: RiggedTemplate, size: int) -> tuple[Int[Array, "N 2"], Int[Array, "N"], Float[Array, "N 3"]]:
@@ -46,11 +50,11 @@ def bake(wrapped: Wrapped, scan: Scan, size: int = 1024) -> UInt8[Array, "S S 3"
     corners = template.faces[face]
     points = np.einsum("nk,nkc->nc", bary, wrapped.posed[corners])
     normals = np.einsum("nk,nkc->nc", bary, vertex_normals(wrapped.posed, template.faces)[corners])
-    colours, reached = _scan_colours(scan, points, normals)
+    colours, distance = _scan_colours(scan, points, normals)
     inside, eyes = faces_in(template, INSIDE)[face], faces_in(template, ("eyes",))[face]
     free = np.zeros(len(face), dtype=bool)
-    free[eyes] = ~_covered(wrapped, points[eyes], normals[eyes])
-    seen = reached & (~inside | free)
+    free[eyes] = ~_covered(wrapped, points[eyes], normals[eyes]) & (distance[eyes] < EYE_REACH)
+    seen = np.isfinite(distance) & (~inside | free)
     plain = inside & ~seen
     colours[plain] = face_colours(template)[face[plain]]
     hidden = np.flatnonzero(eyes & ~seen)
@@ -68,17 +72,17 @@ def bake(wrapped: Wrapped, scan: Scan, size: int = 1024) -> UInt8[Array, "S S 3"
 
 def _scan_colours(
     scan: Scan, points: Float[Array, "N 3"], normals: Float[Array, "N 3"]
-) -> tuple[Float[Array, "N 3"], Bool[Array, "N"]]:
-    """The scan's colour at its point nearest to each given one, and whether that is near and faces the same way."""
+) -> tuple[Float[Array, "N 3"], Float[Array, "N"]]:
+    """The scan's colour at its point nearest to each given one, and how far that is; infinite where it faces elsewhere."""
     query = MeshQuery(scan.vertices, scan.faces)
     hits = query.nearest(points, REACH)
     colours = scan.colour_at(np.maximum(hits.face, 0), hits.bary)
     assert colours is not None, "the caller bakes scans that have colours"
     facing = (query.at(hits, vertex_normals(scan.vertices, scan.faces)) * normals).sum(1) > 0.2
-    return colours, hits.found & facing
+    return colours, np.where(hits.found & facing, hits.distance, np.inf)
 
 
 def _covered(wrapped: Wrapped, points: Float[Array, "N 3"], normals: Float[Array, "N 3"]) -> Bool[Array, "N"]:
-    """Points of the eyes that lie under the lids: the outer skin is straight in front of them."""
-    skin = wrapped.template.faces[~faces_in(wrapped.template, INSIDE)]
-    return MeshQuery(wrapped.posed, skin).cast(points, normals, LID_THICKNESS).found
+    """Points of the eyes that lie under the lids, or so near to their rim that a scan shows the lid."""
+    skin = MeshQuery(wrapped.posed, wrapped.template.faces[~faces_in(wrapped.template, INSIDE)])
+    return skin.cast(points, normals, LID_THICKNESS).found | skin.nearest(points, RIM).found

@@ -32,6 +32,9 @@ JOINT_SPREAD = 0.15
 """Radians that a joint usually turns while a person sits for a scan."""
 NOISE = 0.004
 """Metres of disagreement that weigh as much as a shape parameter that is off by its spread."""
+DAMPING = (1.0, 0.03)
+"""Marquardt's damping in the first and the last iteration: root, neck and head can turn against each other, and large turns
+are not linear."""
 SCHEDULE = tuple(zip(np.geomspace(0.03, 0.006, 16).tolist(), np.geomspace(100.0, 1500.0, 16).tolist(), strict=True))
 """Per iteration: the distance in metres at which a closest point begins to count as an outlier, and as how many
 independent points those of the face count (neighbours on a surface tell the same; early ones tell wrong things). The
@@ -98,7 +101,8 @@ def fit_body(
             [state.values - body.identity.default, state.rotations[joints].reshape(-1), state.translation]
         )
         prior = 1.0 / spread**2
-        update = np.linalg.solve(H + np.diag(prior), g - prior * offset)
+        damping = DAMPING[0] * (DAMPING[1] / DAMPING[0]) ** (step / (len(SCHEDULE) - 1)) * np.diag(H)
+        update = np.linalg.solve(H + np.diag(prior + damping), g - prior * offset)
         state = state.updated(update, body, joints)
         progress(f"pose and shape {step + 1}/{len(SCHEDULE)}: {1000 * np.average(np.abs(distance), weights=w + 1e-12):.2f} mm")
     return _posed(body, state)
