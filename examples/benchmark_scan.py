@@ -53,7 +53,8 @@ class BenchmarkScan:
             known = synthetic_scan(crop(whole, closed=True), seed, self.voxel, self.hair)
             result, seconds = run(whole, known)
             distances = distance_table(known, result.distance)
-            print(f"seed {seed}: {len(known.scan.faces)} triangles, {seconds:.0f} s of processor time, template {len(result.template.vertices)} vertices")
+            sizes = f"{len(known.scan.faces)} triangles, template {len(result.template.vertices)} vertices"
+            print(f"seed {seed}: {sizes}, {seconds:.0f} s of processor time")
             print("  distance " + ", ".join(f"{k} {m:.2f} mm (p95 {p:.2f})" for k, (m, p) in distances.items()))
             seams = seam_vertices(known)
             for what, left_out in ((f"without {seams.sum()} points on seams", seams), ("seams too", np.zeros_like(seams))):
