@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.spatial import cKDTree
 
 from threevp_nerfstudio.body import align
 from threevp_nerfstudio.body.anny_body import anny_body
+from threevp_nerfstudio.body.bake import bake, texels
 from threevp_nerfstudio.body.body_model import BodyModel, stored
 from threevp_nerfstudio.body.crop import crop
 from threevp_nerfstudio.body.fit import fit_body
@@ -93,6 +95,18 @@ def test_the_texture_has_the_colours_of_the_scan(registration):
     neck = t.uvs[t.face_uvs[faces_in(t, ("neck",))]].mean(1)
     at = texture[((1 - neck[:, 1]) * 256).astype(int), (neck[:, 0] * 256).astype(int)].astype(int)
     assert (np.median(at, axis=0) == [120, 190, 120]).all(), "the scan's colour of the neck"
+
+
+def test_eyes_have_the_colours_that_the_scan_shows_between_the_lids(registration, known):
+    t = registration.template
+    region = np.array(known.person.region_names)[known.person.face_regions[known.face]]
+    near = cKDTree(known.scan.vertices[region == "eyes"]).query(known.scan.vertices)[0] < 0.006  # triangles are 5 mm wide
+    colours = np.where(near[:, None], [20.0, 40.0, 200.0], [150.0, 110.0, 60.0])
+    picture = bake(registration.wrapped, replace(registration.scan, colours=colours), 512)
+    at, face, _ = texels(t, 512)
+    eye = picture[tuple(at[faces_in(t, ("eyes",))[face]].T)].astype(float)
+    blue = ((eye - [20, 40, 200]) ** 2).sum(1) < ((eye - [150, 110, 60]) ** 2).sum(1)
+    assert len(eye) > 200 and blue.mean() > 0.9, "also under the lids and behind, and never the skin's colour"
 
 
 def test_the_scans_own_mesh_is_rigged(registration, known, tmp_path):

@@ -32,7 +32,7 @@ JOINT_SPREAD = 0.15
 """Radians that a joint usually turns while a person sits for a scan."""
 NOISE = 0.004
 """Metres of disagreement that weigh as much as a shape parameter that is off by its spread."""
-DAMPING = (1.0, 0.03)
+DAMPING = (1.0, 0.001)
 """Marquardt's damping in the first and the last iteration: root, neck and head can turn against each other, and large turns
 are not linear."""
 SCHEDULE = tuple(zip(np.geomspace(0.03, 0.006, 16).tolist(), np.geomspace(100.0, 1500.0, 16).tolist(), strict=True))
