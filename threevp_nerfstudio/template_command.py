@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -76,7 +76,7 @@ class Template:
     texture_size: int = 1024
     """Width and height of the baked texture in pixels."""
     show: bool = False
-    """Open a page with joint, expression and region controls. With an existing --output and no --scan: just show it."""
+    """Open a page with joint, expression and region controls. Alone (with --output of an existing template): just show it."""
     port: int = 7008
     """Port of that page."""
     overwrite: bool = False
@@ -88,14 +88,12 @@ class Template:
         if self.list_parameters:
             print(parameter_table(self.whole_body()))
             return
-        if self.show and self.output.is_file() and self.scan is None and not self.overwrite:
+        if self.only_shows() and self.output.is_file():
             self.open_page(self.output)
             return
-        if self.output.suffix != ".npz":
-            raise TemplateError(f"--output {self.output}: a template is an .npz file.")
-        if self.output.exists() and not self.overwrite:
-            raise TemplateError(f"{self.output} exists; pass --overwrite to replace it, or --show to look at it.")
-        self.output.parent.mkdir(parents=True, exist_ok=True)
+        check_output(self.output, self.overwrite, "a template", "; --show alone opens it")
+        if self.scan and not self.overwrite and self.texture_path().exists():
+            raise TemplateError(f"{self.texture_path()} exists and would be replaced; choose another folder, or pass --overwrite.")
         print(f"body model {self.body} ...", flush=True)
         whole = self.whole_body()
         whole = whole.at(whole.identity_from(self.phenotype))
@@ -103,6 +101,14 @@ class Template:
         self.write(template)
         if self.show:
             self.open_page(self.output)
+
+    def only_shows(self) -> bool:
+        """Whether nothing is asked for but a look at an existing template."""
+        makes = [f.name for f in fields(self) if f.name not in ("output", "show", "port")]
+        return self.show and all(getattr(self, name) == getattr(Template(), name) for name in makes)
+
+    def texture_path(self) -> Path:
+        return self.output.with_name("texture.png")
 
     def whole_body(self) -> BodyModel:
         """The body model before cropping, with every shape parameter."""
@@ -145,7 +151,8 @@ class Template:
         save_picture(heat_map(result), heat)
         print(f"distances drawn in {heat}")
         if result.texture is not None:
-            save_picture(result.texture, self.output.with_name("texture.png"))
+            save_picture(result.texture, self.texture_path())
+            print(f"texture in {self.texture_path()}")
         return result.template
 
     def alignment(self, whole: BodyModel, scan):
@@ -159,13 +166,16 @@ class Template:
             return align.align_by_landmarks(points, body), points
         if bool(self.scan_up) != bool(self.scan_front):
             raise TemplateError("--scan-up and --scan-front come together.")
-        if self.scan_up and self.scan_front and self.scan_unit:
-            guess = align.align_stated(scan, body, self.scan_unit, self.scan_up, self.scan_front)
+        axes = (self.scan_up, self.scan_front) if self.scan_up and self.scan_front else None
+        if axes and self.scan_unit:
+            guess = align.align_stated(scan, body, self.scan_unit, *axes)
             print(f"scan: {guess.text()}")
             return guess.similarity, {}
-        print("guessing unit and axes of the scan ...", flush=True)
-        guess = align.guess_alignment(scan, body, self.scan_unit)
+        print(f"guessing {'the unit' if axes else 'axes' if self.scan_unit else 'unit and axes'} of the scan ...", flush=True)
+        guess = align.guess_alignment(scan, body, self.scan_unit, axes)
         print(f"scan, guessed: {guess.text()}")
+        if scan.stated_frame and (guess.unit, guess.up) != ("m", "+y"):
+            print("scan: glTF files are in metres with +y up by their standard; this one looks otherwise. Is the guess right?")
         if not self.accept_guess:
             picture = self.beside("_guess.png")
             draw_guess(scan, guess, body, picture)
@@ -220,6 +230,15 @@ class Template:
         return self.output.with_name(self.output.stem + ending)
 
 
+def check_output(path: Path, overwrite: bool, what: str, hint: str = "") -> None:
+    """Refuse an output that is no .npz or exists, before work is done; make its folder. Raises `TemplateError`."""
+    if path.suffix != ".npz":
+        raise TemplateError(f"--output {path}: {what} is an .npz file.")
+    if path.exists() and not overwrite:
+        raise TemplateError(f"{path} exists; pass --overwrite to replace it{hint}.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+
 def parameter_table(body: BodyModel) -> str:
     """Names and ranges of the shape parameters, landmarks and regions."""
     identity = body.identity
@@ -266,6 +285,10 @@ class ConvertExpressions:
     """SMPLX_*.npz, or THREEVP_SMPLX_MODEL."""
     expressions: int = 50
     """SMPL-X: number of expression components."""
+    jaw: bool = False
+    """Anny with its jaw joint, for templates made with `threevp template --jaw`."""
+    overwrite: bool = False
+    """Replace an existing --output."""
     conversion: Path | None = None
     """A conversion made before, to apply to --motion."""
     motion: Path | None = None
@@ -277,25 +300,39 @@ class ConvertExpressions:
 
     def main(self) -> None:
         """Fit a conversion, or apply one. Raises `TemplateError`."""
-        from threevp_nerfstudio.body.expressions import convert_motion, fit_conversion, load_conversion
-
         given = [p is not None for p in (self.conversion, self.motion, self.source, self.target)]
         if any(given):
             if not all(given):
                 raise TemplateError("--conversion, --motion, --source and --target come together.")
-            from threevp_nerfstudio.capture.rig_files import load_motion, load_template
+            check_output(self.output, self.overwrite, "a motion")
+            self.apply()
+        else:
+            check_output(self.output, self.overwrite, "a conversion")
+            self.fit()
 
-            assert self.conversion and self.motion and self.source and self.target
-            source, target = load_template(self.source), load_template(self.target)
-            motion = convert_motion(load_motion(self.motion, source), load_conversion(self.conversion), source, target)
-            names = ("joint_rotations", "root_translation", "expression")
-            floats = {k: v.astype(np.float32) for k in names if (v := getattr(motion, k)) is not None}
-            replace(motion, **floats).save(self.output)
-            print(f"{self.output}: {len(motion)} frames for {len(target.expression_names)} channels")
-            return
-        anny = Template(body="anny", jaw=self.to == "anny").whole_body()
+    def apply(self) -> None:
+        """Convert a motion by a stored conversion."""
+        from threevp_nerfstudio.body.expressions import JAW_COMPONENTS, convert_motion, load_conversion
+        from threevp_nerfstudio.capture.rig_files import load_motion, load_template
+
+        assert self.conversion and self.motion and self.source and self.target
+        source, target = load_template(self.source), load_template(self.target)
+        conversion = load_conversion(self.conversion)
+        motion = convert_motion(load_motion(self.motion, source), conversion, source, target)
+        names = ("joint_rotations", "root_translation", "expression")
+        floats = {k: v.astype(np.float32) for k in names if (v := getattr(motion, k)) is not None}
+        replace(motion, **floats).save(self.output)
+        missing = [n for n in conversion.target_names if n not in (*target.expression_names, *JAW_COMPONENTS)]
+        print(f"{self.output}: {len(motion)} frames for {len(target.expression_names)} channels")
+        if missing:
+            print(f"{len(missing)} channels of the conversion are not in the target template and were left out ({missing[0]} ...)")
+
+    def fit(self) -> None:
+        """Make and store a conversion, and say what it loses."""
+        from threevp_nerfstudio.body.expressions import fit_conversion
+
+        anny = Template(body="anny", jaw=self.jaw).whole_body()
         smplx = Template(body="smplx", model_path=self.model_path, expressions=self.expressions).whole_body()
-        pair = (anny, smplx) if self.to == "smplx" else (smplx, anny)
-        result = fit_conversion(*pair)
+        result = fit_conversion(*((anny, smplx) if self.to == "smplx" else (smplx, anny)))
         result.save(self.output)
         print(f"{self.output}\n{result.report()}")

@@ -1,16 +1,20 @@
 """A synthetic scan (posed, with hair and clothes, remeshed) is registered to within the targets, and its rig follows."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.spatial import cKDTree
 
 from threevp_nerfstudio.body import align
 from threevp_nerfstudio.body.anny_body import anny_body
+from threevp_nerfstudio.body.bake import bake, texels
 from threevp_nerfstudio.body.body_model import BodyModel, stored
 from threevp_nerfstudio.body.crop import crop
+from threevp_nerfstudio.body.fit import fit_body
 from threevp_nerfstudio.body.labels import faces_in
-from threevp_nerfstudio.body.register import Registration, heat_map, register
+from threevp_nerfstudio.body.register import Registration, drift_notes, heat_map, register
 from threevp_nerfstudio.body.rig import Rig
 from threevp_nerfstudio.body.scan import Scan, clean
 from threevp_nerfstudio.body.synthetic_scan import KnownScan, pose_rest, synthetic_scan
@@ -93,6 +97,18 @@ def test_the_texture_has_the_colours_of_the_scan(registration):
     assert (np.median(at, axis=0) == [120, 190, 120]).all(), "the scan's colour of the neck"
 
 
+def test_eyes_have_the_colours_that_the_scan_shows_between_the_lids(registration, known):
+    t = registration.template
+    region = np.array(known.person.region_names)[known.person.face_regions[known.face]]
+    near = cKDTree(known.scan.vertices[region == "eyes"]).query(known.scan.vertices)[0] < 0.006  # triangles are 5 mm wide
+    colours = np.where(near[:, None], [20.0, 40.0, 200.0], [150.0, 110.0, 60.0])
+    picture = bake(registration.wrapped, replace(registration.scan, colours=colours), 512)
+    at, face, _ = texels(t, 512)
+    eye = picture[tuple(at[faces_in(t, ("eyes",))[face]].T)].astype(float)
+    blue = ((eye - [20, 40, 200]) ** 2).sum(1) < ((eye - [150, 110, 60]) ** 2).sum(1)
+    assert len(eye) > 200 and blue.mean() > 0.9, "also under the lids and behind, and never the skin's colour"
+
+
 def test_the_scans_own_mesh_is_rigged(registration, known, tmp_path):
     template, notes = transfer(registration.fitted, registration.wrapped, registration.scan)
     stored(template).save(tmp_path / "template.npz")
@@ -127,6 +143,8 @@ def test_unit_and_axes_are_guessed(lean, known, unit, up, front):
     assert (guess.unit, guess.up, guess.front) == (unit, up, front)
     assert guess.error < 0.9 * guess.runner_up, guess.text()
     assert guess.similarity.scale == pytest.approx(scale)
+    known_axes = align.guess_alignment(known.scan.moved(raw), crop(lean), axes=(up, front))
+    assert known_axes.unit == unit and not np.isfinite(known_axes.runner_up) and "next best" not in known_axes.text()
     stated = align.align_stated(known.scan.moved(raw), crop(lean), unit, up, front)
     apart = stated.similarity.apply(raw) - guess.similarity.apply(raw)
     assert np.linalg.norm(apart, axis=1).max() < 0.05
@@ -184,6 +202,27 @@ def test_landmarks_that_cannot_be_right(lean, tmp_path):
     refused({n: [float(i), 0, 0] for i, n in enumerate(good)}, "lie on a line")
     swapped = {**good, "chin": good["left_ear"]}
     refused(swapped, "mm from where the others put it")
+
+
+def test_long_hair_does_not_drag_the_face_along(lean):
+    """Hair that hides ears, neck and shoulders pulls closest points of all but the face."""
+    known = synthetic_scan(crop(lean, closed=True), seed=12, voxel=0.006, long_hair=True)
+    assert known.is_hair.mean() > 0.1
+    scan = placed(lean, known.scan)
+    to_world = align.best_similarity(known.scan.vertices, scan.vertices)
+    fitted = fit_body(crop(lean, 0.2), scan)
+    truth = dict(crop(lean, closed=True).landmarks)
+    for name in ("nose_tip", "left_mouth", "right_mouth", "upper_lip", "left_eye_outer", "right_eye_inner"):
+        here = fitted.posed[fitted.body.landmarks[name]].mean(0)
+        there = to_world.apply(known.posed[truth[name]])[0]
+        assert np.linalg.norm(here - there) < 0.008, name
+
+
+def test_a_face_that_drifts_away_is_said(lean, registration):
+    fitted, wrapped = registration.fitted, registration.wrapped
+    assert drift_notes(lean, fitted, wrapped) == []
+    away = replace(wrapped, posed=wrapped.posed + [0, 0, -0.04])
+    assert "--landmarks" in drift_notes(lean, fitted, away)[0]
 
 
 def test_an_impossible_unit_is_refused(lean, known):

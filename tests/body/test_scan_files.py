@@ -53,6 +53,35 @@ def test_a_texture_is_kept_and_sampled(ball, tmp_path):
     np.testing.assert_allclose(scan.colour_at(np.array([right]), np.full((1, 3), 1 / 3)), [[200, 100, 50]], atol=3)
 
 
+def textured(mesh: trimesh.Trimesh, colour: tuple[int, int, int]) -> trimesh.Trimesh:
+    from PIL import Image
+
+    uv = (mesh.vertices[:, 1:] * 5 + 0.5).clip(0.05, 0.95)
+    material = trimesh.visual.material.PBRMaterial(baseColorTexture=Image.new("RGB", (16, 16), colour), name=str(colour))
+    return trimesh.Trimesh(mesh.vertices, mesh.faces, visual=trimesh.visual.TextureVisuals(uv=uv, material=material), process=False)
+
+
+@pytest.mark.parametrize("suffix", [".obj", ".glb"])
+def test_several_texture_pages_are_joined(ball, tmp_path, suffix):
+    left = ball.triangles_center[:, 0] > 0
+    pages = [textured(ball.submesh([rows], append=True), c) for rows, c in ((left, (200, 30, 30)), (~left, (30, 30, 200)))]
+    trimesh.Scene(pages).export(tmp_path / f"head{suffix}")
+    scan = load_scan(tmp_path / f"head{suffix}")
+    x = scan.vertices[scan.faces].mean(1)[:, 0]
+    colours = scan.colour_at(np.arange(len(scan.faces)), np.full((len(scan.faces), 3), 1 / 3))
+    np.testing.assert_allclose(np.median(colours[x > 0.01], axis=0), [200, 30, 30], atol=4)
+    np.testing.assert_allclose(np.median(colours[x < -0.01], axis=0), [30, 30, 200], atol=4)
+
+
+def test_a_missing_picture_is_said(ball, tmp_path):
+    textured(ball, (9, 9, 9)).export(tmp_path / "head.obj")
+    assert load_scan(tmp_path / "head.obj").texture is not None
+    for picture in tmp_path.glob("*.png"):
+        picture.unlink()
+    scan = load_scan(tmp_path / "head.obj")
+    assert scan.texture is None and said(scan, "picture was not found")
+
+
 def test_files_that_are_no_scan(tmp_path):
     with pytest.raises(TemplateError, match="does not exist"):
         load_scan(tmp_path / "none.obj")
@@ -67,6 +96,12 @@ def test_files_that_are_no_scan(tmp_path):
     (tmp_path / "empty.obj").write_text("# nothing\n")
     with pytest.raises(TemplateError, match="usable triangles|cannot be read"):
         load_scan(tmp_path / "empty.obj")
+    (tmp_path / "index.ply").write_text(
+        "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\nproperty float z\nelement face 1\n"
+        "property list uchar int vertex_indices\nend_header\n0 0 0\n1 0 0\n0 1 0\n3 0 1 7\n"
+    )
+    with pytest.raises(TemplateError, match="vertices 0 to 7, but it has 3"):
+        load_scan(tmp_path / "index.ply")
     trimesh.creation.box().export(tmp_path / "box.stl")
     with pytest.raises(TemplateError, match="12 usable triangles"):
         load_scan(tmp_path / "box.stl")

@@ -31,6 +31,7 @@ def test_sliders_pose_the_template_and_reset_brings_it_back(page, portrait):
 
 def test_regions_are_coloured_and_hidden(page, portrait):
     whole = sum(len(f) for f, _ in page.parts().values())
+    assert {"skin", "teeth", "eyes", "mouth_interior"} <= set(page.parts()) and "lips" not in page.parts()
     page.by_region = True
     assert set(page.parts()) == {n for n in portrait.template.region_names if n != "cap"}
     assert sum(len(f) for f, _ in page.parts().values()) == whole

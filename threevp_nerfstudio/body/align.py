@@ -28,6 +28,10 @@ AXES = {"+x": (0, 1), "-x": (0, -1), "+y": (1, 1), "-y": (1, -1), "+z": (2, 1), 
 SMALLEST, LARGEST = 0.18, 1.2
 """Metres between which the height of a head, a bust or a half figure lies."""
 SAMPLES = 1500
+FACE_SAMPLES = 400
+HEIGHTS = (-0.09, -0.06, -0.03, 0.0, 0.03, 0.06, 0.09)
+DEPTHS = (-0.03, 0.0, 0.03)
+"""Metres by which the face is moved at the start, up and back, to find where it sits."""
 NORMAL_WEIGHT = 0.04
 """Metres that a difference of one between unit normals counts for."""
 
@@ -61,9 +65,10 @@ class Guess:
     runner_up: float
 
     def text(self) -> str:
+        other = f", the next best way to turn it {self.runner_up * 1000:.1f} mm" if np.isfinite(self.runner_up) else ""
         return (
-            f"unit {self.unit}, up {self.up}, facing {self.front} (mean distance to the body model {self.error * 1000:.1f} mm, "
-            f"the next best way to turn it {self.runner_up * 1000:.1f} mm)"
+            f"unit {self.unit}, up {self.up}, facing {self.front} (mean distance to the body model "
+            f"{self.error * 1000:.1f} mm{other})"
         )
 
 
@@ -148,20 +153,22 @@ def align_stated(scan: Scan, body: BodyModel, unit: str, up: str, front: str) ->
         )
     search = _Search(scan, body)
     similarity, error = search.refine(axes_rotation(up, front), UNITS[unit], fixed_scale=True)
+    similarity, _ = seat_face(scan, body, similarity)
     return Guess(similarity, unit, up, front, error, np.inf)
 
 
-def guess_alignment(scan: Scan, body: BodyModel, unit: str | None = None) -> Guess:
-    """Try all axis-aligned orientations (and the plausible units) by closest points; the best and what it says."""
+def guess_alignment(scan: Scan, body: BodyModel, unit: str | None = None, axes: tuple[str, str] | None = None) -> Guess:
+    """Try the axis-aligned orientations and the plausible units by closest points; the best and what it says.
+
+    What is known is not tried: `unit`, and `axes` (up, front).
+    """
     search = _Search(scan, body)
     extent = _extent(scan.vertices)
     plausible = [u for u, metres in UNITS.items() if SMALLEST <= extent * metres <= LARGEST]
     units = [unit] if unit else plausible
     starts = [(u, UNITS[u], True) for u in units] or [("unknown", h / extent, False) for h in (0.28, 0.45, 0.7)]
     tried = []
-    for up, front in product(AXES, AXES):
-        if up[1] == front[1]:
-            continue
+    for up, front in [axes] if axes else [pair for pair in product(AXES, AXES) if pair[0][1] != pair[1][1]]:
         R = axes_rotation(up, front)
         for name, scale, fixed in starts:
             similarity, error = search.refine(R, scale, fixed, iterations=12)
@@ -172,7 +179,42 @@ def guess_alignment(scan: Scan, body: BodyModel, unit: str | None = None) -> Gue
     similarity, error = search.refine(similarity.R, similarity.scale, name != "unknown", similarity.translation, 40)
     if name == "unknown":
         name, similarity = _snap(similarity, search)
+    similarity, _ = seat_face(scan, body, similarity)
     return Guess(similarity, name, up, front, error, runner_up)
+
+
+def seat_face(scan: Scan, body: BodyModel, first: Similarity) -> tuple[Similarity, float]:
+    """Refine an alignment by the face alone, at its scale; and the mean distance of face to scan that remains, metres.
+
+    Long hair and hats pull closest points of the whole head up or down by centimetres, with every distance small. So the
+    body model's face is tried at several heights and depths, and where it fits best, in place and normal, it stays.
+    """
+    template = body.template
+    face = np.flatnonzero(vertices_in(template, ("face", "lips", "eyelids")))
+    face = np.random.default_rng(0).permutation(face)[:FACE_SAMPLES]
+    normals = NORMAL_WEIGHT * vertex_normals(template.vertices, template.faces)[face]
+    points = template.vertices[face]
+    surface = np.concatenate([scan.vertices, scan.vertices[scan.faces].mean(1)])
+    of_vertices = vertex_normals(scan.vertices, scan.faces)
+    directions = np.concatenate([of_vertices, of_vertices[scan.faces].mean(1)]) @ first.R.T
+    placed = first.apply(surface)
+    near = (np.abs(placed - points.mean(0)) < np.array([0.16, 0.25, 0.28])).all(1)
+    if near.sum() < 100:
+        return first, np.inf
+    tree = cKDTree(np.concatenate([placed, NORMAL_WEIGHT * directions], axis=1)[near])
+    target = placed[near]
+    best, motion = np.inf, Similarity(1.0, np.eye(3), np.zeros(3))
+    for up, ahead in product(HEIGHTS, DEPTHS):
+        move = Similarity(1.0, np.eye(3), np.array([0.0, ahead, up]))
+        for _ in range(12):
+            d, index = tree.query(np.concatenate([move.apply(points), normals @ move.R.T], axis=1))
+            close = d <= np.quantile(d, 0.8)
+            move = best_similarity(points[close], target[index[close]], with_scale=False)
+        error = float(d[close].mean())
+        if error < best:
+            best, motion = error, move
+    back = Similarity(1.0, motion.R.T, -motion.R.T @ motion.translation)
+    return back.after(first), best
 
 
 def _snap(similarity: Similarity, search: _Search) -> tuple[str, Similarity]:

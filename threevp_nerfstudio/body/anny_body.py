@@ -4,8 +4,8 @@ The mesh is MakeHuman's base mesh with eyes, tongue and, from its helper geometr
 ARKit's names) are linear offsets in the rest pose, the mesh is posed by plain linear blend skinning: a rigged template
 loses nothing.
 
-The default rig opens the mouth by the action `jawOpen`. With `jaw=True` a jaw joint is added; it turns about its place
-in the neutral face, whereas Anny lets that place follow the action `jawOpen`. The two agree unless both are used at once.
+The default rig opens the mouth by the action `jawOpen`. With `jaw=True` a jaw joint is added, whose place follows the
+action as it does in Anny (`joint_basis`).
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ def anny_body(jaw: bool = False, local_shape: bool = True) -> BodyModel:
         skin_weights=weights[used],
         expression_names=tuple(model.facial_action_labels),
         expression_basis=model.blendshapes[actions][:, used].numpy(),
+        joint_basis=_joint_basis(model, actions),
         face_regions=np.zeros(len(mesh.faces), dtype=np.uint8),
         region_names=REGION_NAMES,
         uvs=mesh.uvs,
@@ -89,6 +90,12 @@ def anny_body(jaw: bool = False, local_shape: bool = True) -> BodyModel:
         return all_vertices[used], all_joints
 
     return BodyModel("anny", template, identity, identity.default, rest_of_mesh, anny_landmarks(template))
+
+
+def _joint_basis(model: Any, actions: list[int]) -> Float[Array, "E J 3"] | None:
+    """How facial actions move the joints; None where they do not (all but the jaw rest)."""
+    basis = model.bone_heads_blendshapes[actions].numpy()
+    return basis if np.abs(basis).max() > 1e-7 else None
 
 
 def load_anny_mesh(jaw: bool, local_shape: bool) -> AnnyMesh:

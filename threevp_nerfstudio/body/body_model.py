@@ -100,6 +100,7 @@ class BodyModel:
             joints=t.joints[keep],
             skin_weights=t.skin_weights[:, keep],
             pose_basis=pose_basis,
+            joint_basis=None if t.joint_basis is None else t.joint_basis[:, keep],
         )
         return replace(self, template=template, rest=new_rest)
 
@@ -143,6 +144,7 @@ def stored(template: RiggedTemplate) -> RiggedTemplate:
         skin_weights=f32(weights),
         expression_basis=f32(template.expression_basis),
         pose_basis=f32(template.pose_basis),
+        joint_basis=f32(template.joint_basis),
         uvs=f32(template.uvs),
         face_uvs=None if template.face_uvs is None else template.face_uvs.astype(np.int32),
         face_regions=template.face_regions.astype(np.uint8),

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, UInt8
 from numpy import ndarray as Array
 
-from threevp_nerfstudio.body.labels import face_colours
+from threevp_nerfstudio.body.labels import INSIDE, face_colours, faces_in
 from threevp_nerfstudio.body.render import grid, shade
 from threevp_nerfstudio.body.rig import Rig
 from threevp_nerfstudio.body.template import RiggedTemplate
@@ -22,7 +22,7 @@ HEAD_TURNS = (("head", (0.0, 0.0, 0.6)), ("head", (0.4, 0.0, 0.0)))
 def contact_sheet(template: RiggedTemplate) -> UInt8[Array, "H W 3"]:
     """A sheet of four columns: views, regions, poses, expressions."""
     v, f = np.asarray(template.vertices, dtype=np.float64), template.faces
-    skin = np.full((len(f), 3), SKIN)
+    skin = np.where(faces_in(template, INSIDE)[:, None], face_colours(template), SKIN)
     centre, radius = (v.min(0) + v.max(0)) / 2, float(np.ptp(v, axis=0).max()) / 2 * 1.03
     head, near = head_frame(template)
     pictures, titles = [], []

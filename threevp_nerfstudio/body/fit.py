@@ -24,16 +24,21 @@ from threevp_nerfstudio.kernels.mesh_query import MeshQuery
 
 Progress = Callable[[str], None]
 
-TRUST = {"face": 1.0, "lips": 1.0, "eyelids": 1.0, "ears": 0.4, "neck": 0.5, "scalp": 0.1, "torso": 0.25, "arms": 0.25}
-"""How much each region says about the body under it: hair and clothes hide scalp, torso and arms."""
+TRUST = {"face": 1.0, "lips": 1.0, "eyelids": 1.0, "ears": 0.1, "neck": 0.1, "scalp": 0.02, "torso": 0.05, "arms": 0.05}
+"""How much each region says about the body under it: hair and clothes hide all but the face. With more of it, long hair
+drags the face, which `align.seat_face` has put in its place, down by centimetres."""
 POSED_JOINTS = ("neck", "head", "clavicle", "upperarm01", "collar", "left_shoulder", "right_shoulder")
 JOINT_SPREAD = 0.15
 """Radians that a joint usually turns while a person sits for a scan."""
 NOISE = 0.004
 """Metres of disagreement that weigh as much as a shape parameter that is off by its spread."""
+DAMPING = (1.0, 0.001)
+"""Marquardt's damping in the first and the last iteration: root, neck and head can turn against each other, and large turns
+are not linear."""
 SCHEDULE = tuple(zip(np.geomspace(0.03, 0.006, 16).tolist(), np.geomspace(100.0, 1500.0, 16).tolist(), strict=True))
 """Per iteration: the distance in metres at which a closest point begins to count as an outlier, and as how many
-independent points all of them count (neighbours on a surface tell the same; early ones tell wrong things)."""
+independent points those of the face count (neighbours on a surface tell the same; early ones tell wrong things). The
+face alone, so that a scan with more torso says no less about the face."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ def fit_body(
     border = border_vertices(scan.faces, len(scan.vertices))
     weight = _trust(body.template)
     rows = np.flatnonzero(weight > 0)
+    face = weight[rows] >= 1.0
     joints = [
         j for j, n in enumerate(body.template.joint_names) if j == 0 or any(n.startswith(w) for w in POSED_JOINTS)
     ]
@@ -83,7 +89,7 @@ def fit_body(
         distance = (gap * target_normal).sum(1)
         robust = (sigma**2 / (sigma**2 + distance**2)) ** 2
         w = weight[rows] * robust * (agree > 0.4) * hits.found * ~border[scan.faces[hits.face]].any(1)
-        w *= evidence / (max(w.sum(), 1e-9) * NOISE**2)
+        w *= evidence / (max(w[face].sum(), 0.2 * w.sum(), 1e-9) * NOISE**2)
         A = np.einsum("nc,ncp->np", target_normal, J)
         H, g = A.T @ (w[:, None] * A), A.T @ (w * distance)
         slip = 0.02 * w  # a little of the tangential gap keeps features from sliding
@@ -95,7 +101,8 @@ def fit_body(
             [state.values - body.identity.default, state.rotations[joints].reshape(-1), state.translation]
         )
         prior = 1.0 / spread**2
-        update = np.linalg.solve(H + np.diag(prior), g - prior * offset)
+        damping = DAMPING[0] * (DAMPING[1] / DAMPING[0]) ** (step / (len(SCHEDULE) - 1)) * np.diag(H)
+        update = np.linalg.solve(H + np.diag(prior + damping), g - prior * offset)
         state = state.updated(update, body, joints)
         progress(f"pose and shape {step + 1}/{len(SCHEDULE)}: {1000 * np.average(np.abs(distance), weights=w + 1e-12):.2f} mm")
     return _posed(body, state)

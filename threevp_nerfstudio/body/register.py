@@ -27,6 +27,9 @@ from threevp_nerfstudio.kernels.mesh_query import MeshQuery
 MOST_TORSO = 0.5
 FINE = {"scalp": 0.007, "torso": 0.015, "arms": 0.015, "neck": 0.012}
 """Longest edge, metres, that a region keeps when it is wrapped: hair and clothes need more vertices than skin."""
+FACE_POINTS = ("nose_tip", "chin", "left_mouth", "right_mouth", "left_eye_outer", "right_eye_outer")
+FARTHEST_FACE = 0.025
+"""Metres the face may move, on average, while pose and shape are fitted to an aligned scan."""
 HEAT_SCALE = 0.004
 """Metres at which the heat map is fully red."""
 
@@ -76,7 +79,7 @@ def register(
     found = correspond(scan, wrapped)
     region = wrapped.template.face_regions[found.face]
     distance = MeshQuery(wrapped.posed, wrapped.template.faces).nearest(scan.vertices).distance
-    notes = list(scan.notes)
+    notes = list(scan.notes) + ([] if landmarks else drift_notes(whole, fitted, wrapped))
     coloured = scan.colours is not None or scan.texture is not None
     if mesh == "scan":
         progress("carrying rig and blendshapes over to the scan's mesh")
@@ -91,6 +94,22 @@ def register(
         texture = bake(wrapped, scan, texture_size)
     template = replace(wrapped.template, body_model=f"{whole.template.body_model} wrapped onto a scan")
     return Registration(template, wrapped, fitted, scan, texture, distance, region, tuple(notes))
+
+
+def drift_notes(whole: BodyModel, fitted: Fitted, wrapped: Wrapped) -> list[str]:
+    """Says so if the face went far from where the alignment had put it: small distances do not show a misplaced face."""
+    start = whole.landmark_points()
+    moved = [
+        np.linalg.norm(wrapped.posed[index].mean(0) - start[name])
+        for name, index in fitted.body.landmarks.items()
+        if name in FACE_POINTS
+    ]
+    if not moved or np.mean(moved) < FARTHEST_FACE:
+        return []
+    return [
+        f"the face moved {np.mean(moved) * 100:.0f} cm from where the scan was aligned: eyes and mouth may sit in the wrong "
+        "place although the distances are small. Look at the pictures, and pass --landmarks if so"
+    ]
 
 
 def covered_torso(whole: BodyModel, scan: Scan) -> float:

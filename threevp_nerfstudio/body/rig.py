@@ -4,6 +4,7 @@
     G_j = G_parent [R_j, p_j - R_j p_j]
 
 with `R_j` the local rotation of joint j about its rest position `p_j`, in world-aligned axes (the SMPL convention).
+Where a template says that its joints follow the expression (`joint_basis`), `p_j` moves by `sum_e psi_e b_ej`.
 """
 
 from __future__ import annotations
@@ -34,21 +35,30 @@ class Rig(nn.Module):
         buffer("skin_weights", template.skin_weights)
         buffer("expression_basis", template.expression_basis)
         self.register_buffer("faces", torch.as_tensor(np.ascontiguousarray(template.faces), dtype=torch.int32))
-        if template.pose_basis is None:
-            self.pose_basis = None
-        else:
-            buffer("pose_basis", template.pose_basis)
+        for name in ("pose_basis", "joint_basis"):
+            value = getattr(template, name)
+            if value is None:
+                setattr(self, name, None)
+            else:
+                buffer(name, value)
 
     @classmethod
     def from_template(cls, template: RiggedTemplate, dtype: torch.dtype = torch.float32) -> Rig:
         return cls(template, dtype)
 
     def joint_transforms(
-        self, joint_rotations: Float[Tensor, "B J 3"], root_translation: Float[Tensor, "B 3"]
+        self,
+        joint_rotations: Float[Tensor, "B J 3"],
+        root_translation: Float[Tensor, "B 3"],
+        expression: Float[Tensor, "B E"] | None = None,
     ) -> Float[Tensor, "B J 4 4"]:
-        """`G_j`: from the rest pose to posed space, for each joint."""
+        """`G_j`: from the rest pose to posed space, for each joint. Without `expression`, joints rest where the neutral
+        face has them."""
         R = roma.rotvec_to_rotmat(joint_rotations)
-        offset = self.joints - (R @ self.joints[..., None]).squeeze(-1)
+        joints = self.joints
+        if self.joint_basis is not None and expression is not None:
+            joints = joints + torch.einsum("be,ejc->bjc", expression, self.joint_basis)
+        offset = joints - (R @ joints[..., None]).squeeze(-1)
         local = torch.zeros(*R.shape[:2], 4, 4, dtype=R.dtype, device=R.device)
         local[..., :3, :3] = R
         local[..., :3, 3] = offset
@@ -83,7 +93,7 @@ class Rig(nn.Module):
     ) -> Float[Tensor, "B V 3"]:
         """Posed vertices in metres, world frame."""
         shape = self.rest_shape(expression, joint_rotations)
-        G = self.joint_transforms(joint_rotations, root_translation)
+        G = self.joint_transforms(joint_rotations, root_translation, expression)
         return skin(shape, self.skin_weights, G)
 
 

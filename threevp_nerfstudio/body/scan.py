@@ -69,13 +69,22 @@ def load_scan(path: Path) -> Scan:
             f"{path} is a cloud of {len(loaded.vertices)} points without triangles; make a surface first "
             "(Poisson reconstruction in MeshLab or Open3D), and export that."
         )
+    if len(faces) and not 0 <= faces.min() <= faces.max() < len(loaded.vertices):
+        raise TemplateError(
+            f"{path} is damaged: its triangles name vertices {faces.min()} to {faces.max()}, but it has {len(loaded.vertices)}; "
+            "export it again."
+        )
     colours, corner_uvs, texture = _appearance(loaded)
+    notes = ()
+    if texture is None and getattr(loaded.visual, "uv", None) is not None:
+        notes = ("it has texture coordinates, but its picture was not found beside it: the template gets no texture from it",)
     scan = Scan(
         np.asarray(loaded.vertices, dtype=np.float64),
         faces.astype(np.int64),
         colours,
         corner_uvs,
         texture,
+        notes,
         stated_frame=path.suffix.lower() in (".glb", ".gltf"),
     )
     return clean(scan, str(path))
@@ -86,7 +95,7 @@ def clean(scan: Scan, name: str) -> Scan:
 
     Raises `TemplateError` where no usable surface is left.
     """
-    notes: list[str] = []
+    notes = list(scan.notes)
     v, f = scan.vertices, scan.faces
     finite = np.isfinite(v).all(1)
     good = finite[f].all(1) if len(f) else np.zeros(0, dtype=bool)

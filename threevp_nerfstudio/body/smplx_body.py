@@ -1,9 +1,7 @@
 """SMPL-X as a body model, from the user's own licensed file.
 
 The template poses as the `smplx` package does with flat hands (`flat_hand_mean=True`, which a portrait does not show).
-One thing the template format cannot say: in SMPL-X the joints follow the expression a little, in a template they rest
-where the neutral face has them. Poses at a neutral expression, and expressions of a head whose jaw and eyes rest, are
-equal to rounding; both at once differ by (I - R_jaw) times that shift, which `joint_shift` reports.
+In SMPL-X the joints follow the expression a little; the template's `joint_basis` says how far.
 """
 
 from __future__ import annotations
@@ -70,6 +68,7 @@ def smplx_body(
         expression_names=tuple(f"smplx_expression_{k:03d}" for k in range(expressions)),
         expression_basis=np.einsum("rc,vck->kvr", TO_WORLD, file.expression[:, :, :expressions]),
         pose_basis=_pose_basis(file.posedirs),
+        joint_basis=joint_shift(file, expressions),
         face_regions=np.zeros(len(file.faces), dtype=np.uint8),
         region_names=REGION_NAMES,
         uvs=file.vt,
@@ -96,10 +95,9 @@ def landmark_points(file: SmplxFile) -> Float[Array, "L 3"]:
     return np.einsum("lk,lkc->lc", file.landmark_bary, corners) @ TO_WORLD.T
 
 
-def joint_shift(file: SmplxFile, expressions: int) -> Float[Array, "E J"]:
-    """How far each unit expression moves each joint in SMPL-X, metres: what a template leaves out."""
-    moved = np.einsum("jv,vck->kjc", file.J_regressor, file.expression[:, :, :expressions])
-    return np.linalg.norm(moved, axis=-1)
+def joint_shift(file: SmplxFile, expressions: int) -> Float[Array, "E J 3"]:
+    """How far each unit expression moves each joint, world frame, metres."""
+    return np.einsum("rc,jv,vck->kjr", TO_WORLD, file.J_regressor, file.expression[:, :, :expressions], optimize=True)
 
 
 def _pose_basis(posedirs: Float[Array, "V 3 P"]) -> Float[Array, "P V 3"]:

@@ -36,8 +36,13 @@ class KnownScan:
     is_cloth: Bool[Array, "N"]
 
 
-def synthetic_scan(body: BodyModel, seed: int = 0, voxel: float = 0.003, hair: float = 0.025) -> KnownScan:
-    """Make a scan of a random person. `hair` is its mean thickness in metres; `voxel` the size of the new triangles."""
+def synthetic_scan(
+    body: BodyModel, seed: int = 0, voxel: float = 0.003, hair: float = 0.025, long_hair: bool = False
+) -> KnownScan:
+    """Make a scan of a random person. `hair` is its mean thickness in metres; `voxel` the size of the new triangles.
+
+    `long_hair` adds hair that hides ears and neck and ends on the shoulders.
+    """
     rng = np.random.default_rng(seed)
     spread = np.where(np.arange(len(body.values)) < 6, 0.2, 0.25)
     values = np.clip(
@@ -48,7 +53,10 @@ def synthetic_scan(body: BodyModel, seed: int = 0, voxel: float = 0.003, hair: f
     person = RiggedTemplate(**{**person.__dict__, "vertices": person.vertices + offset})
     rotations = _mild_pose(person, rng)
     posed = pose_rest(person, person.vertices, rotations)
-    vertices, faces = seen_from_outside(*remesh(posed, person.faces, voxel))
+    solid = (posed, person.faces)
+    if long_hair:
+        solid = _with_strands(body, posed, person.faces)
+    vertices, faces = seen_from_outside(*remesh(*solid, voxel))
     skin = np.flatnonzero(~faces_in(person, INSIDE) | faces_in(person, ("eyes", "cap")))
     hits = MeshQuery(posed, person.faces[skin]).nearest(vertices)
     face = skin[hits.face]
@@ -56,8 +64,10 @@ def synthetic_scan(body: BodyModel, seed: int = 0, voxel: float = 0.003, hair: f
     scalp = person.face_regions[face] == person.region_names.index("scalp")
     at = np.einsum("nk,nk->n", hits.bary, thick[person.faces[face]])
     colours = face_colours(person)[face].astype(np.float64)
+    strands = hits.distance > 0.003
+    is_hair = scalp & (at > 0.004) | strands
     return KnownScan(
-        Scan(vertices, faces, colours), person, rotations, posed, face, hits.bary, scalp & (at > 0.004), ~scalp & (at > 0.002)
+        Scan(vertices, faces, colours), person, rotations, posed, face, hits.bary, is_hair, ~is_hair & (at > 0.002)
     )
 
 
@@ -168,6 +178,26 @@ def _hair_and_clothes(person: RiggedTemplate, rng: np.random.Generator, hair: fl
         wave = np.sin(v[chosen] @ rng.normal(size=(3, 3)) * waves + rng.uniform(0, 6, 3)).mean(1)
         offset[chosen] = thickness * (1 + 0.2 * wave) * ramp**2 * (3 - 2 * ramp)
     return offset[:, None] * normals
+
+
+def _with_strands(body: BodyModel, posed: Float[Array, "V 3"], faces: Array) -> tuple[Array, Array]:
+    """The posed person with rows of ellipsoids from the ears and the back of the head down to the shoulders."""
+    import trimesh
+
+    ears = [posed[body.landmarks[f"{side}_ear"]].mean(0) for side in ("right", "left")]
+    middle = (ears[0] + ears[1]) / 2
+    pieces = []
+    for height in np.linspace(0.0, -0.22, 9):
+        for ear, side in zip(ears, (-1, 1), strict=True):
+            pieces.append((ear + [side * 0.005, 0.02 - 0.02 * height, height], [0.03, 0.045, 0.05]))
+        pieces.append((middle + [0, 0.075 - 0.015 * height, height + 0.02], [0.085, 0.045, 0.05]))
+    meshes = [trimesh.Trimesh(posed, faces, process=False)]
+    for centre, radii in pieces:
+        ball = trimesh.creation.icosphere(subdivisions=3)
+        ball.vertices = ball.vertices * radii + centre
+        meshes.append(ball)
+    whole = trimesh.util.concatenate(meshes)
+    return np.asarray(whole.vertices), np.asarray(whole.faces)
 
 
 def _mild_pose(person: RiggedTemplate, rng: np.random.Generator) -> Float[Array, "J 3"]:

@@ -35,6 +35,7 @@ class RiggedTemplate:
     face_regions: UInt8[Array, "F"]
     region_names: tuple[str, ...]
     pose_basis: Float[Array, "P V 3"] | None = None
+    joint_basis: Float[Array, "E J 3"] | None = None  # how each unit expression moves the rest joints (SMPL-X)
     uvs: Float[Array, "T 2"] | None = None
     face_uvs: Int[Array, "F 3"] | None = None
     body_model: str = "unknown"

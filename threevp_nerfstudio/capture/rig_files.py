@@ -44,6 +44,7 @@ def load_template(path: Path | str) -> RiggedTemplate:
         face_regions=face_regions.astype(np.uint8),
         region_names=region_names,
         pose_basis=file.floats("pose_basis", (9 * (J - 1), V, 3)) if "pose_basis" in file else None,
+        joint_basis=file.floats("joint_basis", (len(expression_names), J, 3)) if "joint_basis" in file else None,
         uvs=uvs,
         face_uvs=None if uvs is None else file.integers("face_uvs", (F, 3), upper=len(uvs), of="uvs").astype(np.int32),
         body_model=file.text("body_model"),

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from numpy import ndarray as Array
 
-from threevp_nerfstudio.body.labels import face_colours
+from threevp_nerfstudio.body.labels import INSIDE, face_colours, faces_in
 from threevp_nerfstudio.body.mesh import vertex_normals
 from threevp_nerfstudio.body.rig import Rig
 from threevp_nerfstudio.body.template import RiggedTemplate
@@ -40,6 +40,7 @@ class TemplatePage:
         self._sliders: list = []
         self.server = viser.ViserServer(port=port, verbose=False)
         self.server.scene.set_up_direction("+z")
+        self.server.gui.configure_theme(control_width="large")  # names of channels are long
         self._first_camera()
         self._controls()
         self.redraw()
@@ -53,20 +54,19 @@ class TemplatePage:
         """What is drawn: name -> (faces, colour)."""
         t = self.template
         shown = [i for i, name in enumerate(t.region_names) if name not in self.hidden]
-        if not self.by_region:
-            return {"skin": (t.faces[np.isin(t.face_regions, shown)], SKIN)}
+        coloured = np.ones(len(t.faces), dtype=bool) if self.by_region else faces_in(t, INSIDE)
+        drawn = {"skin": (t.faces[np.isin(t.face_regions, shown) & ~coloured], SKIN)}
         colours = face_colours(t)
-        drawn = {}
-        for label in np.unique(t.face_regions):
+        for label in np.unique(t.face_regions[coloured]):
             if label in shown:
                 rows = t.face_regions == label
                 drawn[str(t.region_names[label])] = (t.faces[rows], tuple(int(c) for c in colours[rows][0]))
-        return drawn
+        return {name: part for name, part in drawn.items() if len(part[0])}
 
     def redraw(self) -> None:
         """Send the posed mesh; parts that are no longer drawn are removed."""
         vertices = self.posed()
-        parts = {name: value for name, value in self.parts().items() if len(value[0])}
+        parts = self.parts()
         with self.server.atomic():
             for name in set(self._drawn) - set(parts):
                 self._drawn.pop(name).remove()
