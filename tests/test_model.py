@@ -209,16 +209,6 @@ def test_a_partly_filled_bank_holds_no_more_than_was_inserted():
     torch.testing.assert_close(bank.storage.light[:7].float(), rays.light, atol=1e-3, rtol=0)  # kept in half precision
 
 
-def test_hidden_samples_of_drawn_rays_are_forgotten():
-    bank = RayBank(10)
-    bank.insert(mapped(10, 0, room=8))
-    drawn, index = bank.draw(4, torch.Generator().manual_seed(0))
-    bank.shorten(index, torch.full((4,), 3))
-    assert (bank.storage.count[index] == 5).all() and (drawn.count == 8).all()
-    bank.shorten(index, torch.full((4,), 7))
-    assert (bank.storage.count[index] == 5).all()  # gone is gone
-
-
 def test_neighbours_move_to_their_pixel_and_keep_the_order_along_the_ray():
     rays = mapped(200, 0)
     moved = rays.neighbours(torch.Generator().manual_seed(0))

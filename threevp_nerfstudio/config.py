@@ -47,7 +47,6 @@ def method(
                 rays_per_step=rays,
                 bank_size=bank,
                 sample_step=sample_step,
-                shorten_start=steps // 4,
                 blendfields_start=steps // 4,
             ),
         ),

@@ -31,7 +31,7 @@ from threevp_nerfstudio.model.carving import empty_cells
 from threevp_nerfstudio.model.chunks import in_chunks
 from threevp_nerfstudio.model.field import CanonicalSamples, FieldConfig, ThreeVPField
 from threevp_nerfstudio.model.metrics import ImageMetrics, comparison
-from threevp_nerfstudio.model.occupancy import SEEN, CanonicalOccupancy, shell_cells
+from threevp_nerfstudio.model.occupancy import CanonicalOccupancy, shell_cells
 from threevp_nerfstudio.model.perceptual import PerceptualLoss
 from threevp_nerfstudio.model.performance import Performance, PoseState
 from threevp_nerfstudio.model.ray_bank import MappedRays, RayBank
@@ -88,9 +88,6 @@ class ThreeVPModelConfig(ModelConfig):
     """Rays of a training step, drawn from the bank."""
     bank_size: int = 65536
     """Rays kept mapped for training; 0 trains on the fresh rays alone."""
-    shorten_start: int = 1000
-    """Training step from which banked rays forget samples that are hidden behind others. Not at once: the surface still
-    has to find its place, and what is forgotten behind a fog would leave the fog."""
     blendfields_start: int = 1000
     """Training step at which the blendfields set in: the coarse field comes first."""
     background_color: Literal["white", "black", "gray"] = "white"
@@ -242,11 +239,10 @@ class ThreeVPModel(Model):
         seed = ((self.config.seed + 7919 * self.kwargs.get("rank", 0)) * 1_000_003 + self.step) % (2**31 - 1)
         generator = torch.Generator(device=bundle.origins.device).manual_seed(seed)
         fresh = rays = self.map_rays(bundle, seed=seed)
-        drawn = None
         if self.training:
             if self.bank is not None:
                 self.bank.insert(rays)
-                rays, drawn = self.bank.draw(self.config.rays_per_step, generator)
+                rays = self.bank.draw(self.config.rays_per_step, generator)
             rays = rays.neighbours(generator)
         patch = int(bundle.metadata["perceptual"].sum()) if "perceptual" in bundle.metadata else 0
         if patch:
@@ -269,8 +265,6 @@ class ThreeVPModel(Model):
         weights = rendered.weights.detach()
         before = 1.0 - (weights.cumsum(1) - weights)
         self.occupancy.observe(samples.position, before[mask])
-        if drawn is not None and self.step >= self.config.shorten_start:
-            self.bank.shorten(drawn, (before > SEEN).sum(1)[: len(drawn)])
         background = torch.rand(len(rays), 3, generator=generator, device=rgb.device)
         if patch:
             background[-patch:] = background[-1]  # a picture has one

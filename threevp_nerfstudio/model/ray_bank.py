@@ -7,7 +7,8 @@ while only a few are posed. Fresh rays replace the oldest.
 
 Training on the same few rays again and again would fit their noise, so a ray is never used twice as it is: close to a
 sample the map to canonical space is linear, and a drawn ray is moved to a random one of the pixels round its own, whose
-colours it carries along, and along itself by a part of a step.
+colours it carries along, and along itself by a part of a step. (It must keep its hidden samples: beyond the edge of what
+hides them, a neighbour sees them. Rays that had forgotten them made silhouettes grow.)
 """
 
 from __future__ import annotations
@@ -107,17 +108,11 @@ class RayBank:
         self.next = (self.next + len(rays)) % self.capacity
         self.filled = min(self.filled + len(rays), self.capacity)
 
-    def draw(self, count: int, generator: torch.Generator) -> tuple[MappedRays, Int[Tensor, "n"]]:
-        """`count` rays, uniformly with replacement, and where they are in the bank."""
+    def draw(self, count: int, generator: torch.Generator) -> MappedRays:
+        """`count` rays, uniformly with replacement."""
         assert self.storage is not None, "nothing was inserted yet"
         index = torch.randint(self.filled, (count,), generator=generator, device=generator.device)
-        index = index.to(self.storage.t.device)
-        return self.storage.rows(index), index
-
-    def shorten(self, index: Int[Tensor, "n"], seen: Int[Tensor, "n"]) -> None:
-        """Forget samples of drawn rays that are hidden behind `seen` others. Two stay, as the surface still moves; the
-        next fresh ray at that place has all of them again."""
-        self.storage.count[index] = torch.minimum(self.storage.count[index], (seen + 2).to(self.storage.count.dtype))
+        return self.storage.rows(index.to(self.storage.t.device))
 
     def _room(self, name: str, value: Tensor) -> Tensor:
         dtype = torch.float16 if name in HALF else value.dtype
