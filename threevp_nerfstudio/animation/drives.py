@@ -137,7 +137,7 @@ def clipped(drive: Drive, controls: AvatarControls) -> Drive:
     return replace(drive, states=states)
 
 
-def beyond(drive: Drive, controls: AvatarControls, slack: float = 1e-3) -> list[str]:
+def beyond(drive: Drive, controls: AvatarControls, slack: float = 0.02) -> list[str]:
     """Channels that leave the range that training saw, with the largest excess first."""
     states = drive.states
     values = (states.expression if controls.performance.rigged else states.conditioning).cpu().numpy()

@@ -20,6 +20,10 @@ from threevp_nerfstudio.body.rig import Rig
 from threevp_nerfstudio.errors import PoseError
 
 
+NAMED = 8
+"""Channels that are named where many leave their range; those that leave it farthest."""
+
+
 @dataclass
 class DriveSettings:
     """How a performance is read and carried over to the avatar."""
@@ -113,7 +117,8 @@ def _in_range(drive: Drive, controls: AvatarControls, choice: str) -> Drive:
     if not outside:
         return drive
     what = "clipped to" if choice == "clip" else "beyond"
-    note = f"{what} the range that training saw: {', '.join(outside)}"
+    names = ", ".join(outside[:NAMED]) + (f" and {len(outside) - NAMED} more" if len(outside) > NAMED else "")
+    note = f"{what} the range that training saw: {names}"
     return replace(clipped(drive, controls) if choice == "clip" else drive, notes=(*drive.notes, note))
 
 
