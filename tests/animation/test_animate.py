@@ -119,7 +119,9 @@ def test_a_performance_that_is_over_holds_loops_or_bounces():
     assert not played(times, 0.0, "loop").any()
 
 
-def test_along_a_path_with_times_the_own_performance_plays_at_those_times(avatar: Avatar, config_file: Path, path_file: Path, tmp_path: Path):
+def test_along_a_path_with_times_the_own_performance_plays_at_those_times(
+    avatar: Avatar, config_file: Path, path_file: Path, tmp_path: Path
+):
     content = json.loads(path_file.read_text())
     for camera in content["camera_path"]:
         camera["camera_to_world"] = content["camera_path"][0]["camera_to_world"]
@@ -334,7 +336,7 @@ def test_side_by_side_shows_the_driving_picture_of_each_time(avatar: Avatar, con
     from threevp_nerfstudio.render.pixels import over_color
 
     size = int(avatar.capture.frames.size[0, 0])
-    seen = frames_in(film(avatar, config_file, tmp_path / "out", camera="tracked", side_by_side=True, size=(size,), seconds=0.1, fps=30))
+    seen = frames_in(film(avatar, config_file, tmp_path / "out", camera="tracked", side_by_side=True, seconds=0.1, background="white"))
     assert seen.shape == (3, size, 2 * size, 3)
     frames = avatar.capture.frames
     index = np.flatnonzero(frames.sequence == "dynamic")
@@ -348,7 +350,7 @@ def test_side_by_side_with_a_video_or_a_folder(avatar: Avatar, config_file: Path
     video = film(avatar, config_file, tmp_path / "video.mp4", seconds=0.5, fps=4, performance="neutral", background="red")
     for driving in (folder, video):
         out = tmp_path / f"beside_{driving.stem}"
-        film(avatar, config_file, out, performance=str(take), driving_frames=driving, seconds=0.5, fps=4)
+        film(avatar, config_file, out, performance=str(take), driving_frames=driving, seconds=0.5, fps=4, background="white")
         seen = frames_in(out)
         assert seen.shape == (2, SIZE, 2 * SIZE, 3)
         assert np.abs(seen[:, 0, 0].astype(int) - (255, 0, 0)).max() < 30 and (seen[:, 0, -1] == 255).all()

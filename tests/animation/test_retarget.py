@@ -75,7 +75,8 @@ def test_channels_go_by_name_and_the_rest_is_listed():
 
 
 def test_a_conversion_stands_between_body_models():
-    conversion = Conversion(("jawOpen", "smile"), ("e0", "jaw_x", "jaw_y", "jaw_z"), np.array([[0.0, 0.3, 0, 0], [2.0, 0, 0, 0]]), np.zeros(2), 0.0)
+    matrix = np.array([[0.0, 0.3, 0, 0], [2.0, 0, 0, 0]])
+    conversion = Conversion(("jawOpen", "smile"), ("e0", "jaw_x", "jaw_y", "jaw_z"), matrix, np.zeros(2), 0.0)
     result = transfer_channels(("smile", "jawOpen", "blink"), np.array([[0.5, 1.0, 0.7]]), ("e0", "e1"), conversion, "t")
     np.testing.assert_allclose(result.values, [[1.0, 0.0]])
     np.testing.assert_allclose(result.jaw, [[0.3, 0.0, 0.0]])

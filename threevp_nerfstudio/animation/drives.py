@@ -80,6 +80,12 @@ def stack(states: list[PoseState]) -> PoseState:
     return PoseState(**{name: None if values[0] is None else torch.cat(values) for name, values in parts.items()})
 
 
+def _repeated(state: PoseState, count: int) -> PoseState:
+    """One state as a batch, without copies."""
+    parts = {f.name: getattr(state, f.name) for f in fields(state)}
+    return PoseState(**{n: None if v is None else v.expand(count, *v.shape[1:]) for n, v in parts.items()})
+
+
 def pose_drive(pose: AvatarPose, controls: AvatarControls, source: str = "pose") -> Drive:
     """One pose that does not move. Raises `PoseError` for names that the avatar does not have."""
     controls.check(pose, source)
@@ -104,8 +110,8 @@ def states_of(
 ) -> PoseState:
     """States from values of all the avatar's channels; joints (axis-angle, radians) and translation of the root as in
     its neutral pose where they are None."""
-    performance, count = controls.performance, len(expression)
-    neutral = select(performance.neutral(), np.zeros(count, dtype=np.int64))
+    performance = controls.performance
+    neutral = _repeated(performance.neutral(), len(expression))
     device = neutral.room.device
 
     def tensor(value: Array) -> Tensor:

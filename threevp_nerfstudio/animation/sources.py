@@ -19,7 +19,6 @@ from threevp_nerfstudio.body.expressions import load_conversion
 from threevp_nerfstudio.body.rig import Rig
 from threevp_nerfstudio.errors import PoseError
 
-
 NAMED = 8
 """Channels that are named where many leave their range; those that leave it farthest."""
 

@@ -27,7 +27,7 @@ from threevp_nerfstudio.render.camera_tracks import (
 from threevp_nerfstudio.render.driving import DrivingFrames, capture_frames, frames_of
 from threevp_nerfstudio.render.film import Shot, fingerprint, lit, parse_shard, render
 from threevp_nerfstudio.render.outputs import OutputSpec, check_ending, check_rate, check_writable, is_folder
-from threevp_nerfstudio.render.pixels import background_of, fitted_width
+from threevp_nerfstudio.render.pixels import TRANSPARENT, background_of, fitted_width
 
 if TYPE_CHECKING:
     from threevp_nerfstudio.animation.drives import Drive
@@ -74,9 +74,10 @@ class Animate:
     fps: float | None = None
     """Pictures per second; default: the camera path's, else the recording's, else 30."""
     size: tuple[int, ...] = ()
-    """Width and height, pixels, or one number for a square; default: the camera path's, else 512."""
-    background: str = "white"
-    """A colour (name or #rrggbb) or transparent."""
+    """Width and height, pixels, or one number for a square; default: those of the camera path or of the
+    tracked pictures, else 512."""
+    background: str | None = None
+    """A colour (name or #rrggbb) or transparent; default: transparent for .webm and PNG files, white for .mp4 and .gif."""
     zoom: float = 1.0
     """front and orbit: above 1 the subject is larger than in the capture."""
     orbit: Orbit = field(default_factory=Orbit)
@@ -117,7 +118,7 @@ class Animate:
             ThreeVPError: with what was seen and the remedy.
         """
         check_config(self.load_config)
-        background = background_of(self.background)
+        background = background_of(self.background or default_background(self.output))
         check_ending(self.output, background is None)
         self._check_numbers()
         shard = parse_shard(self.shard, is_folder(self.output))
@@ -153,7 +154,7 @@ class Animate:
         driving = plan.driving
         if driving is None and self.side_by_side:
             driving = capture_frames(avatar.capture.frames)
-        width, height = self._size(plan)
+        width, height = self._size(plan, avatar)
         shot = Shot(track, self._states(drive, times, track, avatar), width, height, plan.background, _beside(driving, times))
         beside = 0 if driving is None else fitted_width(*driving.size, height, even=True)
         spec = OutputSpec(self.output, beside + width, height, fps, count, plan.background is None)
@@ -243,10 +244,15 @@ class Animate:
 
         return state
 
-    def _size(self, plan: Plan) -> tuple[int, int]:
+    def _size(self, plan: Plan, avatar: Avatar) -> tuple[int, int]:
         if self.size:
             return self.size[0], self.size[-1]
-        return (DEFAULT_SIZE, DEFAULT_SIZE) if plan.path is None else (plan.path.width, plan.path.height)
+        if plan.path is not None:
+            return plan.path.width, plan.path.height
+        if self.camera == "tracked":
+            width, height = avatar.capture.frames.size[0]
+            return int(width), int(height)
+        return DEFAULT_SIZE, DEFAULT_SIZE
 
     def _settings(self, avatar: Avatar, plan: Plan) -> dict[str, Any]:
         """What the pictures depend on, for resuming: choices as they are, files by their content."""
@@ -274,6 +280,11 @@ class Plan:
     background: tuple[float, float, float] | None
     shard: tuple[int, int]
     driving: DrivingFrames | None
+
+
+def default_background(output: Path) -> str:
+    """Transparent where the output can be."""
+    return TRANSPARENT if is_folder(output) or output.suffix.lower() == ".webm" else "white"
 
 
 def played(times: Float[Array, "N"], duration: float, after: str) -> Float[Array, "N"]:

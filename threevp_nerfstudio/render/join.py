@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import tyro
 from jaxtyping import UInt8
 from numpy import ndarray as Array
 from PIL import Image
@@ -29,7 +30,7 @@ from threevp_nerfstudio.render.pixels import background_of, over_color, with_alp
 class Join:
     """Join the pictures of a folder into a film."""
 
-    folder: Path
+    folder: tyro.conf.Positional[Path]
     """Folder that threevp animate wrote."""
     output: Path | None = None
     """.mp4, .webm or .gif; default: the folder's name with .mp4, or with .webm where the pictures are transparent."""
