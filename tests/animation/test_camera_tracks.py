@@ -27,6 +27,13 @@ def test_a_path_file_is_read_as_nerfstudio_reads_it(path_file: Path):
     np.testing.assert_allclose(ours.times, theirs.times[:, 0])
 
 
+def test_without_a_rate_a_path_takes_its_seconds(path_file: Path):
+    content = json.loads(path_file.read_text())
+    del content["fps"]
+    path_file.write_text(json.dumps({**content, "seconds": 2.0}))
+    assert read_path(path_file).fps == 2.0
+
+
 def test_more_pictures_than_cameras_are_blended_between_them(path_file: Path):
     file = read_path(path_file)
     assert path_track(file, 4) is file.track

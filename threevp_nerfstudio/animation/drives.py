@@ -21,7 +21,7 @@ from torch import Tensor
 from threevp_nerfstudio.animation.controls import AvatarControls
 from threevp_nerfstudio.animation.pose import AvatarPose
 from threevp_nerfstudio.errors import PoseError
-from threevp_nerfstudio.model.performance import Performance, PoseState, blend
+from threevp_nerfstudio.model.performance import Performance, PoseState
 
 EASINGS: dict[str, Callable[[float], float]] = {
     "linear": lambda u: u,
@@ -56,15 +56,50 @@ class Drive:
 
     def at(self, time: float) -> PoseState:
         """The state (B = 1) at a time in seconds; the first before it begins, the last after it ends."""
-        time = min(max(time, 0.0), self.duration)
-        lower = min(max(int(np.searchsorted(self.times, time, side="right")) - 1, 0), len(self.times) - 1)
-        if lower == len(self.times) - 1:
-            return select(self.states, [lower])
-        share = (time - self.times[lower]) / (self.times[lower + 1] - self.times[lower])
-        weight = EASINGS["linear" if self.easings is None else self.easings[lower]](float(share))
-        if weight <= 0.0 or weight >= 1.0:  # exactly the state, without the rounding of a blend
-            return select(self.states, [lower + (weight >= 1.0)])
-        return blend(select(self.states, [lower]), select(self.states, [lower + 1]), weight)
+        return self.sampled(np.array([time], dtype=np.float64))
+
+    def sampled(self, times: Float[Array, "M"]) -> PoseState:
+        """The states at some times: rotations turned on the shortest arc, everything else linear."""
+        last = len(self.times) - 1
+        times = np.clip(times, self.times[0], self.times[-1])
+        lower = np.clip(np.searchsorted(self.times, times, side="right") - 1, 0, last)
+        upper = np.minimum(lower + 1, last)
+        share = (times - self.times[lower]) / np.maximum(self.times[upper] - self.times[lower], 1e-12)
+        if self.easings is not None:
+            names = [self.easings[min(i, last - 1)] if last else "linear" for i in lower]
+            share = np.array([EASINGS[name](float(u)) for name, u in zip(names, share, strict=True)])
+        return between(select(self.states, lower), select(self.states, upper), share)
+
+
+def between(a: PoseState, b: PoseState, weight: Float[Array, "M"]) -> PoseState:
+    """Row by row from `a` (weight 0) to `b` (1); at the ends exactly one of them, without rounding."""
+    w = torch.as_tensor(weight, dtype=a.room.dtype, device=a.room.device)
+
+    def ends(mixed: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        shape = (-1, *[1] * (x.ndim - 1))
+        return torch.where((w <= 0).view(shape), x, torch.where((w >= 1).view(shape), y, mixed))
+
+    def linear(x: Tensor | None, y: Tensor | None) -> Tensor | None:
+        if x is None or y is None:
+            return None
+        return ends(torch.lerp(x, y, w.view(-1, *[1] * (x.ndim - 1))), x, y)
+
+    def turned(x: Tensor, y: Tensor, share: Tensor) -> Tensor:
+        return x @ roma.rotvec_to_rotmat(roma.rotmat_to_rotvec(x.mT @ y) * share)
+
+    joints = None
+    if a.joint_rotations is not None and b.joint_rotations is not None:
+        from_a, to_b = (roma.rotvec_to_rotmat(s.joint_rotations) for s in (a, b))
+        mixed = roma.rotmat_to_rotvec(turned(from_a, to_b, w[:, None, None]))
+        joints = ends(mixed, a.joint_rotations, b.joint_rotations)
+    return PoseState(
+        conditioning=linear(a.conditioning, b.conditioning),
+        room=ends(turned(a.room, b.room, w[:, None]), a.room, b.room),
+        joint_rotations=joints,
+        root_translation=linear(a.root_translation, b.root_translation),
+        expression=linear(a.expression, b.expression),
+        vertices=linear(a.vertices, b.vertices),
+    )
 
 
 def select(states: PoseState, index: list[int] | Int[Array, "M"]) -> PoseState:
@@ -165,7 +200,7 @@ def smoothed(drive: Drive, sigma: float, performance: Performance) -> Drive:
     rate = max(SMOOTHING_RATE, drive.fps or 0.0, 4.0 / sigma)
     count = max(math.ceil(drive.duration * rate), 1) + 1
     times = np.linspace(0.0, drive.duration, count)
-    states = stack([drive.at(float(t)) for t in times])
+    states = drive.sampled(times)
     width = sigma * (count - 1) / drive.duration
 
     def average(value: Tensor | None) -> Tensor | None:

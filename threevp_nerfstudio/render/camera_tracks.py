@@ -159,6 +159,8 @@ def read_path(path: Path) -> PathFile:
     if kind != "perspective":
         raise PoseError(f"--camera {path}: camera_type {kind!r}; perspective paths are filmed here, use ns-render for others.")
     width, height = (_whole(content, key, path) for key in ("render_width", "render_height"))
+    if content.get("fps") is None and content.get("seconds"):  # paths of other programs, e.g. the Blender add-on
+        content = {**content, "fps": len(entries) / _number(content["seconds"], f"--camera {path}: seconds")}
     fps = _number(content.get("fps"), f"--camera {path}: fps")
     if not 0.1 <= fps <= 1000:
         raise PoseError(f"--camera {path}: fps is {fps:g}; 0.1 to 1000 are expected.")
