@@ -336,7 +336,8 @@ def test_side_by_side_shows_the_driving_picture_of_each_time(avatar: Avatar, con
     from threevp_nerfstudio.render.pixels import over_color
 
     size = int(avatar.capture.frames.size[0, 0])
-    seen = frames_in(film(avatar, config_file, tmp_path / "out", camera="tracked", side_by_side=True, size=(), seconds=0.1, background="white"))
+    settings = {"camera": "tracked", "side_by_side": True, "size": (), "seconds": 0.1, "background": "white"}
+    seen = frames_in(film(avatar, config_file, tmp_path / "out", **settings))
     assert seen.shape == (3, size, 2 * size, 3)
     frames = avatar.capture.frames
     index = np.flatnonzero(frames.sequence == "dynamic")
