@@ -262,6 +262,7 @@ class Animate:
         settings["drive"] = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self.drive).items()}
         settings["drive"]["head"] = list(self.drive.head)
         settings["checkpoint"] = fingerprint(avatar.checkpoint)
+        settings["capture"] = [fingerprint(avatar.capture.directory / name) for name in ("transforms.json", "motion.npz")]
         if plan.path is not None:
             settings["camera"] = fingerprint(plan.path.path)
         if plan.source.files:
