@@ -163,6 +163,20 @@ def test_turntable_writes_a_film_and_a_sheet(trained: Run, tmp_path: Path):
     assert not list(tmp_path.glob(".*partial*"))
 
 
+def test_animate_makes_pictures_and_join_a_film_of_them(trained: Run, tmp_path: Path):
+    output = run("threevp", "animate", "--load-config", trained.config, "--output", "frames", "--camera", "orbit",
+                 "--performance", trained.root / "capture" / "motion.npz", "--seconds", 0.5, "--fps", 6, "--size", 32,
+                 "--drive.smooth", 0.05, cwd=tmp_path)  # fmt: skip
+    assert "52 of the avatar's 52" in output
+    assert len(list((tmp_path / "frames").glob("*.png"))) == 3
+    run("threevp", "join", "frames", "--output", "film.webm", cwd=tmp_path)
+    from imageio_ffmpeg import read_frames
+
+    frames = read_frames(str(tmp_path / "film.webm"))
+    assert next(frames)["size"] == (32, 32)
+    assert len(list(frames)) == 3
+
+
 def test_training_resumes(trained: Run):
     folder = trained.directory / "nerfstudio_models"
     arguments = training(Path("outputs"), "resumed", 3, "capture")

@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "model": {"geometry", "kernels", "body", "capture"},
     "animation": {"geometry", "kernels", "body", "capture", "model"},
     "tracking": {"geometry", "kernels", "body", "capture"},
+    "render": {"geometry", "kernels", "body", "capture", "model", "animation"},
 }
 OPTIONAL = ("anny", "mediapipe", "smplx", "pytorch3d", "tinycudann", "lpips", "pycolmap")
 

@@ -20,6 +20,9 @@ COMMANDS = {
         "expression channels between Anny and SMPL-X",
     ),
     "validate": ("threevp_nerfstudio.capture.validate", "Validate", "check a capture; report coverage and silhouettes"),
+    "animate": ("threevp_nerfstudio.render.animate", "Animate", "film an avatar: any camera, any performance, any output"),
+    "join": ("threevp_nerfstudio.render.join", "Join", "join a folder of rendered pictures into a film"),
+    "sheet": ("threevp_nerfstudio.render.sheet", "Sheet", "contact sheet of an avatar: views by expressions"),
     "turntable": ("threevp_nerfstudio.render.turntable", "Turntable", "film an avatar from all sides, performing"),
     "demo": ("threevp_nerfstudio.capture.synthetic", "Demo", "generate a small synthetic capture"),
 }

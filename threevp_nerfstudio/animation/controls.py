@@ -12,7 +12,6 @@ from torch import Tensor
 
 from threevp_nerfstudio.animation.pose import AvatarPose
 from threevp_nerfstudio.errors import PoseError
-from threevp_nerfstudio.model.model import ThreeVPModel
 from threevp_nerfstudio.model.performance import Performance, PoseState, light_turn
 
 
@@ -44,8 +43,8 @@ class AvatarControls:
         self._neutral = neutral
 
     @classmethod
-    def of(cls, model: ThreeVPModel) -> AvatarControls:
-        """The controls of a model."""
+    def of(cls, model: torch.nn.Module) -> AvatarControls:
+        """The controls of a `ThreeVPModel` (whose module, and nerfstudio with it, is not needed to read files)."""
         return cls(
             model.performance, model.canonical.rig.joint_names, model.conditioning_low, model.conditioning_high
         )
