@@ -31,6 +31,9 @@ class ThreeVPPipeline(VanillaPipeline):
     def __init__(self, config: ThreeVPPipelineConfig, device: str, *args, **kwargs) -> None:
         provide_ffmpeg()
         super().__init__(config, device, *args, **kwargs)
+        from threevp_nerfstudio.viewer.avatar_viewer import AvatarViewer
+
+        self.avatar_viewer = AvatarViewer(self)  # nerfstudio's viewer looks for such attributes
 
     @torch.no_grad()
     def get_average_image_metrics(

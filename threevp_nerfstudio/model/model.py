@@ -7,6 +7,7 @@ evaluated and composited.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -33,6 +34,10 @@ from threevp_nerfstudio.model.occupancy import CanonicalOccupancy, shell_cells
 from threevp_nerfstudio.model.performance import Performance, PoseState
 from threevp_nerfstudio.model.ray_bank import MappedRays, RayBank
 from threevp_nerfstudio.model.volume import composite, over
+
+Inspection = Callable[[ThreeVPField, CanonicalSamples, Tensor | None], dict[str, Tensor]]
+"""Further quantities (N,) of the samples of a picture, by name, from the field, the samples and their displacement. They
+are averaged along each ray by what each sample contributes to the colour."""
 
 BACKGROUNDS = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0), "gray": (0.5, 0.5, 0.5)}
 
@@ -133,6 +138,8 @@ class ThreeVPModel(Model):
         self.bank = RayBank(self.config.bank_size) if self.config.bank_size > 0 else None
         self.step = 0
         self._staged: tuple[object, PosedSurface, PoseState] | None = None
+        self.viewer_pictures: Callable[[Cameras], dict[str, Tensor] | None] | None = None
+        """Set by the viewer: its own pictures, with the pose that its panel shows; None for anybody else's camera."""
 
     # ---- parameters and schedule -------------------------------------------------------------------------------
 
@@ -271,8 +278,8 @@ class ThreeVPModel(Model):
     # ---- rendering ---------------------------------------------------------------------------------------------
 
     def condition(self, state: PoseState) -> Float[Tensor, "B C"]:
-        """Conditioning of the blendfields, clipped to what training saw."""
-        if not self.clip_conditioning:
+        """Conditioning of the blendfields, clipped to what training saw unless the state says otherwise."""
+        if not self.clip_conditioning or state.beyond_training:
             return state.conditioning
         return torch.minimum(torch.maximum(state.conditioning, self.conditioning_low), self.conditioning_high)
 
@@ -298,6 +305,8 @@ class ThreeVPModel(Model):
 
     @torch.no_grad()
     def get_outputs_for_camera(self, camera: Cameras, obb_box=None) -> dict[str, Tensor]:
+        if self.viewer_pictures is not None and (outputs := self.viewer_pictures(camera)) is not None:
+            return outputs
         metadata = camera.metadata or {}
         frame = metadata["frame"].view(-1)[0].long().to(self.device) if "frame" in metadata else None
         time = None if camera.times is None else float(camera.times.view(-1)[0])
@@ -319,9 +328,14 @@ class ThreeVPModel(Model):
         return {name: torch.cat([p[name] for p in parts]).view(h, w, -1) for name in parts[0]}
 
     def render_rays(
-        self, origins: Float[Tensor, "R 3"], directions: Float[Tensor, "R 3"], surface: PosedSurface, state: PoseState
+        self,
+        origins: Float[Tensor, "R 3"],
+        directions: Float[Tensor, "R 3"],
+        surface: PosedSurface,
+        state: PoseState,
+        inspect: Inspection | None = None,
     ) -> dict[str, Tensor]:
-        """Render rays of one pose: rgb over the background, accumulation, depth."""
+        """Render rays of one pose: rgb over the background, accumulation, depth, and what `inspect` adds."""
         R, device = len(origins), origins.device
         slots = torch.zeros(R, dtype=torch.int32, device=device)
         marched = self._march(origins, directions, slots, surface, seed=-1)
@@ -349,6 +363,10 @@ class ThreeVPModel(Model):
                 0, hit, (rendered.depth / rendered.accumulation.clamp_min(1e-6))[:, None]
             ),
         }
+        if inspect is not None:
+            for name, value in inspect(self.field, samples, displacement).items():
+                shares = (rendered.weights[mask] * value)[:, None]
+                out[name] = torch.zeros(R, 1, device=device).index_add(0, hit[ray], shares)
         return out
 
     def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:

@@ -1,0 +1,217 @@
+"""Everything that touches viser (0.2.7): widgets, windows, scene nodes. A newer viser costs this file.
+
+Callbacks of widgets run only for what a person does; what the program sets moves the widget in all windows and calls
+nothing. An error of ours (`ThreeVPError`) in a callback goes to `on_error`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import viser
+from jaxtyping import Float, Int
+from numpy import ndarray as Array
+from viser._messages import GuiUpdateMessage
+
+from threevp_nerfstudio.errors import ThreeVPError
+
+SCALE = 10.0
+"""Units of nerfstudio's scene per metre."""
+
+
+class Window:
+    """One browser window, with a camera of its own."""
+
+    def __init__(self, client: viser.ClientHandle) -> None:
+        self._client = client
+
+    @property
+    def number(self) -> int:
+        return self._client.client_id
+
+    @property
+    def aspect(self) -> float:
+        """Width by height of what the camera shows."""
+        return float(self._client.camera.aspect)
+
+    @property
+    def camera_position(self) -> Float[Array, "3"]:
+        """Metres."""
+        return np.asarray(self._client.camera.position) / SCALE
+
+    def look(self, position: Float[Array, "3"], target: Float[Array, "3"], fov_y: float) -> None:
+        """Put the camera somewhere, upright; it orbits about `target`. Metres, radians."""
+        camera = self._client.camera
+        with self._client.atomic():
+            camera.up_direction = np.array([0.0, 0.0, 1.0])
+            camera.position = np.asarray(position) * SCALE
+            camera.look_at = np.asarray(target) * SCALE
+            camera.fov = fov_y
+
+    def say(self, title: str, text: str, bad: bool = False) -> None:
+        """A note that goes away again."""
+        self._client.add_notification(title, text, color="red" if bad else "green", auto_close=6000)
+
+    def download(self, name: str, content: bytes) -> None:
+        """Hand a file to the browser."""
+        self._client.send_file_download(name, content)
+
+
+class Widget:
+    """A slider, box, list or text of the panel; `value` may be set from any thread."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    @property
+    def value(self) -> Any:
+        return self._handle.value
+
+    def show(self, value: Any) -> None:
+        """Set the value without anybody having moved it."""
+        if self._handle.value != value:
+            self._handle.value = value
+
+    def set_visible(self, visible: bool) -> None:
+        self._handle.visible = visible
+
+
+class Slider(Widget):
+    """A slider whose ends can be moved."""
+
+    def __init__(self, handle: Any, low: float, high: float) -> None:
+        super().__init__(handle)
+        self.low, self.high = low, high
+
+    def show(self, value: float) -> None:
+        super().show(float(min(max(value, self.low), self.high)))
+
+    def set_range(self, low: float, high: float, marks: Sequence[float] = ()) -> None:
+        """Move the ends, with marks between them. viser has setters for a value only; its page takes any property."""
+        self.low, self.high = low, high
+        shown = [{"value": m, "label": f"{m:.2g}"} for m in marks] or None
+        updates = {"min": low, "max": high, "marks": shown}
+        self._handle._impl.gui_api._websock_interface.queue_message(GuiUpdateMessage(self._handle._impl.id, updates))
+        self.show(self.value)
+
+
+class Note:
+    """A piece of markdown that can change or hide."""
+
+    def __init__(self, handle: viser.GuiMarkdownHandle) -> None:
+        self._handle = handle
+
+    def set(self, text: str) -> None:
+        if self._handle.content != text:
+            self._handle.content = text
+
+    def set_visible(self, visible: bool) -> None:
+        self._handle.visible = visible
+
+
+class Ui:
+    """Builds widgets where the surrounding `with` says."""
+
+    def __init__(self, server: viser.ViserServer, on_error: Callable[[ThreeVPError, Window], None]) -> None:
+        self._server = server
+        self._on_error = on_error
+
+    def _when_done(self, act: Callable[[Any, Window], None]) -> Callable[[Any], None]:
+        def callback(event: Any) -> None:
+            if event.client is None:  # set by the program
+                return
+            window = Window(event.client)
+            try:
+                act(event.target.value, window)
+            except ThreeVPError as error:
+                self._on_error(error, window)
+
+        return callback
+
+    # ---- where ---------------------------------------------------------------------------------------------------
+
+    def tabs(self, order: float | None = None) -> Any:
+        return self._server.gui.add_tab_group(order=order)
+
+    def tab(self, tabs: Any, label: str) -> AbstractContextManager:
+        return tabs.add_tab(label)
+
+    def folder(self, label: str, open: bool = True) -> AbstractContextManager:
+        return self._server.gui.add_folder(label, expand_by_default=open)
+
+    # ---- widgets -------------------------------------------------------------------------------------------------
+
+    def slider(
+        self,
+        label: str,
+        low: float,
+        high: float,
+        step: float,
+        value: float,
+        act: Callable[[float, Window], None],
+        hint: str | None = None,
+        visible: bool = True,
+    ) -> Slider:
+        value = min(max(value, low), high)
+        handle = self._server.gui.add_slider(
+            label, float(low), float(high), float(step), float(value), hint=hint, visible=visible
+        )
+        handle.on_update(self._when_done(act))
+        return Slider(handle, low, high)
+
+    def checkbox(self, label: str, value: bool, act: Callable[[bool, Window], None], hint: str | None = None) -> Widget:
+        handle = self._server.gui.add_checkbox(label, value, hint=hint)
+        handle.on_update(self._when_done(act))
+        return Widget(handle)
+
+    def dropdown(self, label: str, options: Sequence[str], act: Callable[[str, Window], None]) -> Widget:
+        handle = self._server.gui.add_dropdown(label, tuple(options))
+        handle.on_update(self._when_done(act))
+        return Widget(handle)
+
+    def buttons(
+        self, label: str, options: Sequence[str], act: Callable[[str, Window], None], order: float | None = None
+    ) -> None:
+        """A row of small buttons."""
+        handle = self._server.gui.add_button_group(label, tuple(options), order=order)
+        handle.on_click(self._when_done(act))
+
+    def button(self, label: str, act: Callable[[Window], None], hint: str | None = None) -> None:
+        self._server.gui.add_button(label, hint=hint).on_click(self._when_done(lambda _, window: act(window)))
+
+    def upload(self, label: str, act: Callable[[str, bytes, Window], None]) -> None:
+        """A button that takes a JSON file: `act(name, content, window)`."""
+        handle = self._server.gui.add_upload_button(label, mime_type="application/json")
+        handle.on_upload(self._when_done(lambda file, window: act(file.name, file.content, window)))
+
+    def text(self, label: str, hint: str | None = None) -> Widget:
+        return Widget(self._server.gui.add_text(label, "", hint=hint))
+
+    def note(self, text: str, order: float | None = None, visible: bool = True) -> Note:
+        return Note(self._server.gui.add_markdown(text, order=order, visible=visible))
+
+    # ---- windows and scene ---------------------------------------------------------------------------------------
+
+    def on_windows(self, opened: Callable[[Window], None], closed: Callable[[Window], None]) -> None:
+        """Called within viser's lock of its windows: neither may ask for all of them."""
+        self._server.on_client_connect(lambda client: opened(Window(client)))
+        self._server.on_client_disconnect(lambda client: closed(Window(client)))
+
+    def wireframe(self, name: str, vertices: Float[Array, "V 3"] | None, faces: Int[Array, "F 3"]) -> None:
+        """Draw a mesh in place of what was there under this name; None takes it away."""
+        if vertices is None:
+            handle = self._meshes.pop(name, None)
+            if handle is not None:
+                handle.remove()
+            return
+        # a mesh handle of viser 0.2.7 has no vertices to set: a mesh that is added under its name replaces the old one
+        self._meshes[name] = self._server.scene.add_mesh_simple(
+            f"/{name}", vertices * SCALE, faces, color=(0, 190, 255), wireframe=True, opacity=0.5
+        )
+
+    @property
+    def _meshes(self) -> dict[str, Any]:
+        return self.__dict__.setdefault("_drawn", {})
