@@ -39,7 +39,7 @@ PRESETS: dict[str, dict[str, float]] = {
         "browDownLeft": 1.0, "browDownRight": 1.0, "noseSneerLeft": 0.7, "noseSneerRight": 0.7,
         "mouthPressLeft": 0.6, "mouthPressRight": 0.6,
     },
-    "puffed cheeks": {"cheekPuff": 1.0},
+    "puff cheeks": {"cheekPuff": 1.0},
     "wink": {"eyeBlinkLeft": 1.0, "mouthSmileLeft": 0.6},
 }  # fmt: skip
 """Share of each channel's trained maximum, by ARKit's names. The first channel is what the preset is about."""
@@ -65,6 +65,14 @@ def grouped(names: Iterable[str]) -> dict[str, list[str]]:
     for name in names:
         groups[group_of(name)].append(name)
     return {group: members for group, members in groups.items() if members}
+
+
+def spoken(name: str) -> str:
+    """A channel's name in words, without the part that its group says: `mouthSmileLeft` is "smile left"."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])|[_.-]+", " ", name).lower().split()
+    if len(words) > 1 and group_of(name).rstrip("s") == words[0]:
+        words = words[1:]
+    return " ".join(words)
 
 
 def plain(name: str) -> str:

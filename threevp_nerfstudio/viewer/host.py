@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 MOVING_SECONDS = 0.15
 """What a picture may take while something moves; its resolution follows from it."""
-MOVING_HEIGHT = (48, 256)
-"""Smallest and largest height of such a picture, pixels."""
+RESTING_SECONDS = 1.2
+"""What the first picture after that may take, before the fine one."""
+COARSE_HEIGHT = (48, 256)
+"""Smallest and largest height of such pictures, pixels."""
 FIRST_GUESS = 15_000.0
 """Rays per second, until a picture was timed."""
 
@@ -51,14 +53,14 @@ class Host:
     def stopper(self, machine: RenderStateMachine) -> Callable[[], None]:
         """To call between chunks: raises when the picture is no longer wanted.
 
-        A fine picture makes way for what moves in its own window, which then refines anew, and in other windows: they
-        share one lock.
+        All but the quick picture of a move make way for what moves in their own window, which then refines anew, and
+        in other windows: they share one lock.
         """
         sys.settrace(None)
         machine.interrupt_render_flag = False  # may be left from a picture that had ended when it was set
 
         def stop_if_outdated() -> None:
-            if machine.state != "high":
+            if machine.state == "low_move":
                 return
             pending = machine.next_action
             if pending is not None and pending.action in ("move", "rerender"):
@@ -82,8 +84,9 @@ class Host:
         def resolution(aspect: float) -> tuple[int, int]:
             if machine.state == "high":
                 return fine(aspect)
-            low, high = MOVING_HEIGHT
-            height = (self._rays_per_second * MOVING_SECONDS / aspect) ** 0.5
+            low, high = COARSE_HEIGHT
+            seconds = MOVING_SECONDS if machine.state == "low_move" else RESTING_SECONDS
+            height = (self._rays_per_second * seconds / aspect) ** 0.5
             height = int(min(max(height, low), high, self.viewer.control_panel.max_res))
             return height, max(int(height * aspect), 1)
 

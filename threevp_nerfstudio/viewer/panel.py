@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from threevp_nerfstudio.errors import PoseError, ThreeVPError
 from threevp_nerfstudio.render.orbit import Framing, orbit
-from threevp_nerfstudio.viewer.channels import FIRST_COMPONENTS, grouped
+from threevp_nerfstudio.viewer.channels import FIRST_COMPONENTS, grouped, spoken
 from threevp_nerfstudio.viewer.panel_state import PanelState
 from threevp_nerfstudio.viewer.pictures import OUTPUTS, Look
 from threevp_nerfstudio.viewer.timeline import SPEEDS
 from threevp_nerfstudio.viewer.training_views import TrainingViews
-from threevp_nerfstudio.viewer.viser_ui import Note, Slider, Ui, Widget, Window
+from threevp_nerfstudio.viewer.viser_ui import Slider, Ui, Window
 
-VIEWS_DEG = {"front": 0.0, "¾": 40.0, "left": 90.0, "right": -90.0, "back": 180.0}
+VIEWS_DEG = {"front": 0.0, "¾": 40.0, "back": 180.0, "left": 90.0, "right": -90.0}
 """Yaw of the camera; left and right are the subject's."""
 TOP = -1000.0
 """Order of what stands above nerfstudio's own controls."""
 MOST_WINDOW_ASPECT = 0.8
 """Windows narrower than this see the avatar from further off."""
 BEYOND = "⚠ **Beyond training**: what was never seen is guessed, and faces may tear."
-SHARED = "The expression is shared by all open windows ({}); each window has its own camera."
+SHARED = "*{} open: one expression for all windows, a camera for each.*"
 WIREFRAME = "avatar_template"
 
 
@@ -70,8 +70,8 @@ class Panel:
         self.sliders: dict[str, Slider] = {}
         self.gaze: dict[str, Slider] = {}
         self.components_open = False
-        self.shared = ui.note(SHARED.format("1 now"), order=TOP)
-        ui.buttons("View from", tuple(VIEWS_DEG), lambda name, window: self.view(window, VIEWS_DEG[name]), order=TOP + 1)
+        self.shared = ui.note(SHARED.format("1 window"), order=TOP)
+        ui.buttons("View from", tuple(VIEWS_DEG), lambda name, window: self.view(window, VIEWS_DEG[name]), 3, TOP + 1)
         self.problem = ui.note("", order=TOP + 2, visible=False)
         tabs = ui.tabs(order=TOP + 3)
         for label, build in (
@@ -199,8 +199,8 @@ class Panel:
         seen, value = state.slider_range(name), state.value(name)
         low, high = _outwards(seen.low, seen.high, step)
         self.sliders[name] = self.ui.slider(
-            name, low, high, step, value, self._then(lambda v: state.set_value(name, v), False),
-            hint=f"training saw {seen.low:.2f} to {seen.high:.2f}", visible=visible,
+            spoken(name), low, high, step, value, self._then(lambda v: state.set_value(name, v), False),
+            hint=f"{name}: training saw {seen.low:.2f} to {seen.high:.2f}", visible=visible,
         )  # fmt: skip
 
     def _is_open(self, name: str) -> bool:
@@ -225,7 +225,7 @@ class Panel:
             wide = self.state.slider_range(name)
             seen = (self.state.angle_limits if angular else self.state.limits)[name]
             low, high = _outwards(wide.low, wide.high, 0.1 if angular else 0.01)
-            slider.set_range(low, high, (seen.low, seen.high) if beyond else ())
+            slider.set_range(low, high, (seen.low, seen.high) if beyond else (low, high))
             slider.set_visible(self._is_open(name))
 
     def _play(self) -> None:
@@ -279,7 +279,8 @@ class Panel:
         self._say_windows()
 
     def _say_windows(self) -> None:
-        self.shared.set(SHARED.format(f"{len(self.chosen.windows)} now"))
+        count = len(self.chosen.windows)
+        self.shared.set(SHARED.format(f"{count} window{'s' * (count != 1)}"))
 
     def _nearest(self, window: Window) -> int:
         position = window.camera_position - self.framing.center
@@ -344,5 +345,5 @@ def _show_about(slider: Slider, value: float, step: float) -> None:
 
 def _outwards(low: float, high: float, step: float) -> tuple[float, float]:
     """Round a range to steps, to its outside, so that its ends can be reached; never empty."""
-    low, high = math.floor(low / step - 1e-6) * step, math.ceil(high / step + 1e-6) * step
+    low, high = math.floor(low / step + 1e-6) * step, math.ceil(high / step - 1e-6) * step
     return round(low, 6), round(max(high, low + step), 6)

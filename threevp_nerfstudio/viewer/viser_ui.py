@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -89,11 +90,10 @@ class Slider(Widget):
     def show(self, value: float) -> None:
         super().show(float(min(max(value, self.low), self.high)))
 
-    def set_range(self, low: float, high: float, marks: Sequence[float] = ()) -> None:
-        """Move the ends, with marks between them. viser has setters for a value only; its page takes any property."""
+    def set_range(self, low: float, high: float, marks: Sequence[float]) -> None:
+        """Move the ends, and the marks. viser has setters for a value only; its page takes any property."""
         self.low, self.high = low, high
-        shown = [{"value": m, "label": f"{m:.2g}"} for m in marks] or None
-        updates = {"min": low, "max": high, "marks": shown}
+        updates = {"min": low, "max": high, "marks": [{"value": m, "label": f"{m:.3g}"} for m in marks]}
         self._handle._impl.gui_api._websock_interface.queue_message(GuiUpdateMessage(self._handle._impl.id, updates))
         self.show(self.value)
 
@@ -118,6 +118,7 @@ class Ui:
     def __init__(self, server: viser.ViserServer, on_error: Callable[[ThreeVPError, Window], None]) -> None:
         self._server = server
         self._on_error = on_error
+        self._meshes: dict[str, Any] = {}
 
     def _when_done(self, act: Callable[[Any, Window], None]) -> Callable[[Any], None]:
         def callback(event: Any) -> None:
@@ -155,10 +156,9 @@ class Ui:
         hint: str | None = None,
         visible: bool = True,
     ) -> Slider:
-        value = min(max(value, low), high)
-        handle = self._server.gui.add_slider(
-            label, float(low), float(high), float(step), float(value), hint=hint, visible=visible
-        )
+        low, high, value = float(low), float(high), float(min(max(value, low), high))
+        marks = ((low, f"{low:.3g}"), (high, f"{high:.3g}"))  # by itself, viser writes the ends as whole numbers
+        handle = self._server.gui.add_slider(label, low, high, float(step), value, marks, hint=hint, visible=visible)
         handle.on_update(self._when_done(act))
         return Slider(handle, low, high)
 
@@ -173,11 +173,18 @@ class Ui:
         return Widget(handle)
 
     def buttons(
-        self, label: str, options: Sequence[str], act: Callable[[str, Window], None], order: float | None = None
+        self,
+        label: str,
+        options: Sequence[str],
+        act: Callable[[str, Window], None],
+        columns: int = 2,
+        order: float | None = None,
     ) -> None:
-        """A row of small buttons."""
-        handle = self._server.gui.add_button_group(label, tuple(options), order=order)
-        handle.on_click(self._when_done(act))
+        """Rows of small buttons; a row of the panel has room for two words."""
+        for i in range(0, len(options), columns):
+            place = None if order is None else order + 0.01 * i
+            handle = self._server.gui.add_button_group(label if i == 0 else " ", options[i : i + columns], order=place)
+            handle.on_click(self._when_done(act))
 
     def button(self, label: str, act: Callable[[Window], None], hint: str | None = None) -> None:
         self._server.gui.add_button(label, hint=hint).on_click(self._when_done(lambda _, window: act(window)))
@@ -191,7 +198,9 @@ class Ui:
         return Widget(self._server.gui.add_text(label, "", hint=hint))
 
     def note(self, text: str, order: float | None = None, visible: bool = True) -> Note:
-        return Note(self._server.gui.add_markdown(text, order=order, visible=visible))
+        # without a root for pictures viser warns, even of pictures that are in the text itself
+        handle = self._server.gui.add_markdown(text, image_root=Path.cwd(), order=order, visible=visible)
+        return Note(handle)
 
     # ---- windows and scene ---------------------------------------------------------------------------------------
 
@@ -211,7 +220,3 @@ class Ui:
         self._meshes[name] = self._server.scene.add_mesh_simple(
             f"/{name}", vertices * SCALE, faces, color=(0, 190, 255), wireframe=True, opacity=0.5
         )
-
-    @property
-    def _meshes(self) -> dict[str, Any]:
-        return self.__dict__.setdefault("_drawn", {})
