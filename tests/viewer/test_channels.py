@@ -18,14 +18,50 @@ from threevp_nerfstudio.viewer.channels import (
 )
 from threevp_nerfstudio.viewer.joints import JointAngle, angle_limits, joint_angles, mirrored
 
-ARKIT = (
-    "browDownLeft browDownRight browInnerUp browOuterUpLeft browOuterUpRight cheekPuff cheekSquintLeft cheekSquintRight "
-    "eyeBlinkLeft eyeBlinkRight eyeLookDownLeft eyeLookDownRight eyeLookInLeft eyeLookInRight eyeLookOutLeft "
-    "eyeLookOutRight eyeLookUpLeft eyeLookUpRight eyeSquintLeft eyeSquintRight eyeWideLeft eyeWideRight jawForward jawLeft "
-    "jawOpen jawRight mouthClose mouthDimpleLeft mouthDimpleRight mouthFrownLeft mouthFrownRight mouthFunnel mouthLeft "
-    "mouthPressLeft mouthPressRight mouthPucker mouthRight mouthSmileLeft mouthSmileRight noseSneerLeft noseSneerRight "
-    "tongueOut"
-).split()
+ARKIT = [
+    "browDownLeft",
+    "browDownRight",
+    "browInnerUp",
+    "browOuterUpLeft",
+    "browOuterUpRight",
+    "cheekPuff",
+    "cheekSquintLeft",
+    "cheekSquintRight",
+    "eyeBlinkLeft",
+    "eyeBlinkRight",
+    "eyeLookDownLeft",
+    "eyeLookDownRight",
+    "eyeLookInLeft",
+    "eyeLookInRight",
+    "eyeLookOutLeft",
+    "eyeLookOutRight",
+    "eyeLookUpLeft",
+    "eyeLookUpRight",
+    "eyeSquintLeft",
+    "eyeSquintRight",
+    "eyeWideLeft",
+    "eyeWideRight",
+    "jawForward",
+    "jawLeft",
+    "jawOpen",
+    "jawRight",
+    "mouthClose",
+    "mouthDimpleLeft",
+    "mouthDimpleRight",
+    "mouthFrownLeft",
+    "mouthFrownRight",
+    "mouthFunnel",
+    "mouthLeft",
+    "mouthPressLeft",
+    "mouthPressRight",
+    "mouthPucker",
+    "mouthRight",
+    "mouthSmileLeft",
+    "mouthSmileRight",
+    "noseSneerLeft",
+    "noseSneerRight",
+    "tongueOut",
+]
 COMPONENTS = [f"smplx_expression_{k:03d}" for k in range(100)]
 
 
@@ -123,7 +159,9 @@ def test_limits_of_an_angle_hold_every_pose_of_training_and_neutral():
 
 
 def test_mirroring_twice_is_nothing_and_mirrors_turns():
-    pose = AvatarPose({"jawLeft": 0.4, "jawOpen": 0.2}, {"head": (1.0, 2.0, 3.0), "eye.L": (4.0, 5.0, 6.0)}, (0.1, 0.2, 0.3), 40.0)
+    pose = AvatarPose(
+        {"jawLeft": 0.4, "jawOpen": 0.2}, {"head": (1.0, 2.0, 3.0), "eye.L": (4.0, 5.0, 6.0)}, (0.1, 0.2, 0.3), 40.0
+    )
     once = mirrored(pose, ARKIT, JOINTS)
     assert once.expression == {"jawRight": 0.4, "jawOpen": 0.2}
     assert once.joints_deg == {"head": (1.0, -2.0, -3.0), "eye.R": (4.0, -5.0, -6.0)}

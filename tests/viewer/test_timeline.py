@@ -83,7 +83,7 @@ def frames(yaws_deg: list[float]) -> Frames:
 
 def test_the_nearest_frame_is_by_yaw_across_the_back_and_then_by_expression():
     views = TrainingViews(
-        frames([0.0, 5.0, 90.0, 178.0, -90.0]), [0, 1, 2, 3, 4], np.array([[0.0], [1.0], [0.0], [0.0], [0.0]]),
+        frames([0.0, 5.0, 90.0, 178.0, -90.0]), np.arange(5), np.array([[0.0], [1.0], [0.0], [0.0], [0.0]]),
         lambda i: np.zeros((1, 1, 4), np.uint8),
     )  # fmt: skip
     assert views.nearest(-179.0) == 3 and views.nearest(80.0) == 2
@@ -94,7 +94,7 @@ def test_the_nearest_frame_is_by_yaw_across_the_back_and_then_by_expression():
 
 
 def test_only_training_frames_are_offered():
-    views = TrainingViews(frames([0.0, 10.0]), [1], np.zeros((2, 1)), lambda i: np.zeros((1, 1, 4), np.uint8))
+    views = TrainingViews(frames([0.0, 10.0]), np.array([1]), np.zeros((2, 1)), lambda i: np.zeros((1, 1, 4), np.uint8))
     assert views.nearest(0.0) == 1
 
 
@@ -106,7 +106,7 @@ def test_a_thumbnail_is_a_small_picture_over_white():
 
     picture = np.zeros((400, 300, 4), np.uint8)
     picture[100:300, 100:200] = (200, 0, 0, 255)
-    views = TrainingViews(frames([0.0]), [0], np.zeros((1, 1)), lambda i: picture)
+    views = TrainingViews(frames([0.0]), np.array([0]), np.zeros((1, 1)), lambda i: picture)
     kind, content = views.thumbnail(0).split(",")
     assert kind == "data:image/jpeg;base64"
     image = np.asarray(Image.open(io.BytesIO(base64.b64decode(content))))

@@ -57,7 +57,6 @@ class Host:
         in other windows: they share one lock.
         """
         sys.settrace(None)
-        machine.interrupt_render_flag = False  # may be left from a picture that had ended when it was set
 
         def stop_if_outdated() -> None:
             if machine.state == "low_move":
@@ -73,15 +72,16 @@ class Host:
         return stop_if_outdated
 
     def timed(self, rays: int, seconds: float) -> None:
-        """Note how long a picture took."""
+        """Note how long a picture took; a machine that has become slower is believed at once."""
         rate = rays / max(seconds, 1e-6)
-        self._rays_per_second += 0.3 * (rate - self._rays_per_second)
+        self._rays_per_second = min(rate, self._rays_per_second + 0.3 * (rate - self._rays_per_second))
 
     def opened(self, machine: RenderStateMachine) -> None:
         """Give a window's moving pictures a resolution that keeps up."""
         fine = machine._calculate_image_res
 
-        def resolution(aspect: float) -> tuple[int, int]:
+        def resolution(aspect: float) -> tuple[int, int]:  # called first in each picture
+            machine.interrupt_render_flag = False  # may be left from a picture that had ended when it was set
             if machine.state == "high":
                 return fine(aspect)
             low, high = COARSE_HEIGHT

@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from numpy import ndarray as Array
 from PIL import Image
 
@@ -29,12 +29,12 @@ class TrainingViews:
     def __init__(
         self,
         frames: Frames,
-        index: Sequence[int],
+        index: Int[Array, "M"],
         conditioning: Float[Array, "N C"],
         read_rgba: Callable[[int], UInt8[np.ndarray, "h w 4"]],
     ) -> None:
         self.frames = frames
-        self.index = np.asarray(index)
+        self.index = index
         self.conditioning = conditioning
         self.read_rgba = read_rgba
         self.yaw = yaw_deg(frames.camera_to_world[self.index])
