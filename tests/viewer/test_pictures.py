@@ -16,6 +16,7 @@ from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
 
 from tests.tiny_capture import make_tiny_capture
 from threevp_nerfstudio.viewer.pictures import FAR, OUTPUTS, Look, Pictures, coefficients, normals, seen_by_frame
+from threevp_nerfstudio.viewer.viser_ui import Window
 
 CHANNEL = "jawOpen"
 
@@ -112,6 +113,7 @@ def test_the_preview_of_a_camera_path_plays_the_performance_as_ns_render_does(vi
     from dataclasses import replace
 
     avatar.state.set_value(CHANNEL, 0.6)
+    avatar.state.set_light(120.0)
     at = replace(camera, times=torch.tensor([[0.5]]), metadata=None)
     viewer.render_tab_state.preview_render = True
     try:
@@ -251,16 +253,24 @@ def test_normals_of_a_ball_are_its_radii():
     torch.testing.assert_close(normals(points, directions)[inner], points[inner], atol=2e-3, rtol=0)
 
 
+class StillWindow(Window):
+    """A window that only remembers where it was told to look."""
+
+    def __init__(self, aspect: float) -> None:
+        self._client = SimpleNamespace(camera=SimpleNamespace(aspect=aspect))
+
+    def look(self, position, target, fov_y) -> None:
+        self.looked = (position, target, fov_y)
+
+
 def test_the_first_camera_orbits_about_the_head_and_frames_as_the_capture_does(avatar, pipeline):
     framing, template = avatar.panel.framing, pipeline.datamanager.train_dataset.capture.template
     head = template.vertices[template.skin_weights[:, list(template.joint_names).index("head")] > 0.5]
     middle = (head.min(0) + head.max(0)) / 2
     np.testing.assert_allclose(framing.center[:2], middle[:2], atol=0.005)
-    looks = []
-    window = SimpleNamespace(aspect=1.5, look=lambda *where: looks.append(where))
-    avatar.panel.view(window, 0.0)
-    window.aspect = 0.4  # a narrow window sees it from further off
-    avatar.panel.view(window, 90.0)
-    (front, target, fov), (side, _, _) = looks
+    wide, narrow = StillWindow(1.5), StillWindow(0.4)  # a narrow window sees it from further off
+    avatar.panel.view(wide, 0.0)
+    avatar.panel.view(narrow, 90.0)
+    (front, target, fov), (side, _, _) = wide.looked, narrow.looked
     assert front[1] < target[1] and front[0] == pytest.approx(target[0]) and fov == framing.fov_y
     assert side[0] - target[0] == pytest.approx(2 * framing.distance)  # the subject's left

@@ -26,13 +26,15 @@ from threevp_nerfstudio.capture.capture import Capture, read_rgba
 from threevp_nerfstudio.model.model import ThreeVPModel
 from threevp_nerfstudio.render.orbit import Framing, framing_of
 from threevp_nerfstudio.viewer.host import Host
-from threevp_nerfstudio.viewer.panel import WIREFRAME, Hooks, Panel
+from threevp_nerfstudio.viewer.panel import Hooks, Panel
 from threevp_nerfstudio.viewer.panel_state import PanelState
 from threevp_nerfstudio.viewer.pictures import Pictures, coefficients, field_names
 from threevp_nerfstudio.viewer.timeline import Timeline
 from threevp_nerfstudio.viewer.training_views import TrainingViews, bars
-from threevp_nerfstudio.viewer.viser_ui import Ui
+from threevp_nerfstudio.viewer.viser_ui import Ui, Window
 
+WIREFRAME = "avatar_template"
+WIREFRAME_COLOUR = (0, 190, 255)
 TICK_SECONDS = 0.05
 FOLLOW_SECONDS = 0.25
 """Between two updates of sliders, bars and overlay: they cost messages to every window."""
@@ -85,7 +87,8 @@ class AvatarViewer(ViewerControl):
             return None
         shown, position = self.state.snapshot(), self.state.timeline.position
         if self.host.previewing:
-            shown, position = replace(shown, pose=None, blend=0.0), float(camera.times.view(-1)[0])
+            shown = replace(shown, pose=None, blend=0.0, light_turn_deg=0.0)
+            position = float(camera.times.view(-1)[0])
         look = self.panel.chosen.look(self.host.outputs)
         stopper, start = self.host.stopper(machine), time.perf_counter()
         outputs = self.pictures.render(camera, self.state.state(shown, position), look, stopper)
@@ -96,7 +99,7 @@ class AvatarViewer(ViewerControl):
 
     # ---- changes from elsewhere ----------------------------------------------------------------------------------
 
-    def _opened(self, window) -> None:
+    def _opened(self, window: Window) -> None:
         machine = self.viewer.render_statemachines.get(window.number)
         if machine is not None:
             self.host.opened(machine)
@@ -148,8 +151,11 @@ class AvatarViewer(ViewerControl):
             pose = state.state(state.snapshot(), state.timeline.position)
             names, values = coefficients(self.model, pose)
             panel.bars.set(f"```\n{bars(names, values)}\n```" if names else "*this avatar has no blendfields*")
-            vertices = self.model.canonical.posed_vertices(pose)[0].cpu().numpy() if panel.chosen.wireframe else None
-            self.ui.wireframe(WIREFRAME, vertices, self.faces)
+            if panel.chosen.wireframe:
+                vertices = self.model.canonical.posed_vertices(pose)[0].cpu().numpy()
+                self.ui.mesh(WIREFRAME, vertices, self.faces, WIREFRAME_COLOUR, wireframe=True)
+            else:
+                self.ui.remove_mesh(WIREFRAME)
 
 
 def performance_seconds(capture: Capture) -> float:

@@ -25,7 +25,6 @@ MOST_WINDOW_ASPECT = 0.8
 """Windows narrower than this see the avatar from further off."""
 BEYOND = "⚠ **Beyond training**: what was never seen is guessed, and faces may tear."
 SHARED = "*{} open: one expression for all windows, a camera for each.*"
-WIREFRAME = "avatar_template"
 
 
 @dataclass

@@ -61,7 +61,7 @@ class PanelState:
         self.limits = dict(controls.limits)
         self.angles: dict[str, JointAngle] = {}
         self._measure_angles()
-        self.gaze = gaze_for(controls.channels)
+        self.gaze = gaze_for([name for name in controls.channels if self.seen(name)])
         self.presets = presets_for({n: limit.high for n, limit in self.limits.items()})
         self.following = False
         self.beyond = False

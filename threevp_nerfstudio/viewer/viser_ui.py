@@ -23,11 +23,19 @@ SCALE = 10.0
 """Units of nerfstudio's scene per metre."""
 
 
+def serve(port: int) -> viser.ViserServer:
+    """A page of our own, z upwards."""
+    server = viser.ViserServer(port=port, verbose=False)
+    server.scene.set_up_direction("+z")
+    return server
+
+
 class Window:
     """One browser window, with a camera of its own."""
 
-    def __init__(self, client: viser.ClientHandle) -> None:
+    def __init__(self, client: viser.ClientHandle, scale: float = SCALE) -> None:
         self._client = client
+        self._scale = scale
 
     @property
     def number(self) -> int:
@@ -41,16 +49,17 @@ class Window:
     @property
     def camera_position(self) -> Float[Array, "3"]:
         """Metres."""
-        return np.asarray(self._client.camera.position) / SCALE
+        return np.asarray(self._client.camera.position) / self._scale
 
-    def look(self, position: Float[Array, "3"], target: Float[Array, "3"], fov_y: float) -> None:
+    def look(self, position: Float[Array, "3"], target: Float[Array, "3"], fov_y: float | None = None) -> None:
         """Put the camera somewhere, upright; it orbits about `target`. Metres, radians."""
         camera = self._client.camera
         with self._client.atomic():
             camera.up_direction = np.array([0.0, 0.0, 1.0])
-            camera.position = np.asarray(position) * SCALE
-            camera.look_at = np.asarray(target) * SCALE
-            camera.fov = fov_y
+            camera.position = np.asarray(position) * self._scale
+            camera.look_at = np.asarray(target) * self._scale
+            if fov_y is not None:
+                camera.fov = fov_y
 
     def say(self, title: str, text: str, bad: bool = False) -> None:
         """A note that goes away again."""
@@ -113,21 +122,29 @@ class Note:
 
 
 class Ui:
-    """Builds widgets where the surrounding `with` says."""
+    """Builds widgets where the surrounding `with` says; `scale` is that of the scene, in units per metre."""
 
-    def __init__(self, server: viser.ViserServer, on_error: Callable[[ThreeVPError, Window], None]) -> None:
+    def __init__(
+        self,
+        server: viser.ViserServer,
+        on_error: Callable[[ThreeVPError, Window], None] | None = None,
+        scale: float = SCALE,
+    ) -> None:
         self._server = server
         self._on_error = on_error
+        self._scale = scale
         self._meshes: dict[str, Any] = {}
 
     def _when_done(self, act: Callable[[Any, Window], None]) -> Callable[[Any], None]:
         def callback(event: Any) -> None:
             if event.client is None:  # set by the program
                 return
-            window = Window(event.client)
+            window = Window(event.client, self._scale)
             try:
                 act(event.target.value, window)
             except ThreeVPError as error:
+                if self._on_error is None:
+                    raise
                 self._on_error(error, window)
 
         return callback
@@ -206,17 +223,34 @@ class Ui:
 
     def on_windows(self, opened: Callable[[Window], None], closed: Callable[[Window], None]) -> None:
         """Called within viser's lock of its windows: neither may ask for all of them."""
-        self._server.on_client_connect(lambda client: opened(Window(client)))
-        self._server.on_client_disconnect(lambda client: closed(Window(client)))
+        self._server.on_client_connect(lambda client: opened(Window(client, self._scale)))
+        self._server.on_client_disconnect(lambda client: closed(Window(client, self._scale)))
 
-    def wireframe(self, name: str, vertices: Float[Array, "V 3"] | None, faces: Int[Array, "F 3"]) -> None:
-        """Draw a mesh in place of what was there under this name; None takes it away."""
-        if vertices is None:
-            handle = self._meshes.pop(name, None)
-            if handle is not None:
-                handle.remove()
-            return
+    def mesh(
+        self,
+        name: str,
+        vertices: Float[Array, "V 3"],
+        faces: Int[Array, "F 3"],
+        colour: tuple[int, int, int],
+        wireframe: bool = False,
+    ) -> None:
+        """Draw a mesh in place of what was there under this name; metres."""
         # a mesh handle of viser 0.2.7 has no vertices to set: a mesh that is added under its name replaces the old one
+        look = {"wireframe": True, "opacity": 0.5} if wireframe else {"side": "double"}
         self._meshes[name] = self._server.scene.add_mesh_simple(
-            f"/{name}", vertices * SCALE, faces, color=(0, 190, 255), wireframe=True, opacity=0.5
+            f"/{name}", vertices * self._scale, faces, color=colour, **look
         )
+
+    def remove_mesh(self, name: str) -> None:
+        """Take a mesh away, if it is there."""
+        handle = self._meshes.pop(name, None)
+        if handle is not None:
+            handle.remove()
+
+    @property
+    def meshes(self) -> tuple[str, ...]:
+        return tuple(self._meshes)
+
+    def together(self) -> AbstractContextManager:
+        """What is sent within is shown at once."""
+        return self._server.atomic()
