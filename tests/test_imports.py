@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "animation": {"geometry", "kernels", "body", "capture", "model"},
     "tracking": {"geometry", "kernels", "body", "capture"},
     "render": {"geometry", "kernels", "body", "capture", "model", "animation"},
+    "viewer": {"geometry", "kernels", "body", "capture", "model", "animation", "render"},
 }
 OPTIONAL = ("anny", "mediapipe", "smplx", "pytorch3d", "tinycudann", "lpips", "pycolmap")
 
@@ -54,6 +55,15 @@ def test_imports_point_one_way(package: str):
         used = {m.split(".")[1] for m in imports(path) if m.startswith(PACKAGE + ".")}
         packages = {name for name in used if (ROOT / name).is_dir()} - {package}
         assert packages <= MAY_IMPORT[package], f"{path} imports {packages - MAY_IMPORT[package]}"
+
+
+def test_one_module_touches_viser_and_one_the_hosts_viewer():
+    def users(library: str) -> set[str]:
+        return {p.name for p in ROOT.rglob("*.py") if any(f"{m}.".startswith(f"{library}.") for m in imports(p))}
+
+    assert users("viser") == {"viser_ui.py"}
+    assert users("nerfstudio.viewer") == {"host.py", "avatar_viewer.py"}
+    assert users("nerfstudio.viewer_legacy") == {"host.py"}
 
 
 def loaded_after(statement: str) -> set[str]:

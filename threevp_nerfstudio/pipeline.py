@@ -68,6 +68,9 @@ class ThreeVPPipeline(VanillaPipeline):
         self.world_size = world_size
         if world_size > 1:
             self._model = distributed(self._model, torch.device(device))
+        from threevp_nerfstudio.viewer.avatar_viewer import AvatarViewer
+
+        self.avatar_viewer = AvatarViewer(self)  # nerfstudio's viewer looks for such attributes
 
     @torch.no_grad()
     def get_average_image_metrics(

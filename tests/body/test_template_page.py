@@ -37,4 +37,4 @@ def test_regions_are_coloured_and_hidden(page, portrait):
     assert sum(len(f) for f, _ in page.parts().values()) == whole
     page.hidden.add("teeth")
     page.redraw()
-    assert "teeth" not in page.parts() and "teeth" not in page._drawn
+    assert "teeth" not in page.parts() and "teeth" not in page.ui.meshes

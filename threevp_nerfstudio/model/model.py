@@ -7,6 +7,7 @@ evaluated and composited.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -147,6 +148,8 @@ class ThreeVPModel(Model):
         self.bank = RayBank(self.config.bank_size) if self.config.bank_size > 0 else None
         self.step = 0
         self._staged: tuple[object, StagedPose] | None = None
+        self.viewer_pictures: Callable[[Cameras], dict[str, Tensor] | None] | None = None
+        """Set by the viewer: its own pictures, with the pose that its panel shows; None for anybody else's camera."""
 
     # ---- parameters and schedule -------------------------------------------------------------------------------
 
@@ -316,8 +319,8 @@ class ThreeVPModel(Model):
     # ---- rendering ---------------------------------------------------------------------------------------------
 
     def condition(self, state: PoseState) -> Float[Tensor, "B C"]:
-        """Conditioning of the blendfields, clipped to what training saw."""
-        if not self.clip_conditioning:
+        """Conditioning of the blendfields, clipped to what training saw unless the state says otherwise."""
+        if not self.clip_conditioning or state.beyond_training:
             return state.conditioning
         return torch.minimum(torch.maximum(state.conditioning, self.conditioning_low), self.conditioning_high)
 
@@ -345,6 +348,8 @@ class ThreeVPModel(Model):
 
     @torch.no_grad()
     def get_outputs_for_camera(self, camera: Cameras, obb_box=None) -> dict[str, Tensor]:
+        if self.viewer_pictures is not None and (outputs := self.viewer_pictures(camera)) is not None:
+            return outputs
         metadata = camera.metadata or {}
         frame = metadata["frame"].view(-1)[0].long().to(self.device) if "frame" in metadata else None
         time = None if camera.times is None else float(camera.times.view(-1)[0])

@@ -26,6 +26,8 @@ class PoseState:
     root_translation: Float[Tensor, "B 3"] | None = None
     expression: Float[Tensor, "B E"] | None = None
     vertices: Float[Tensor, "B V 3"] | None = None
+    beyond_training: bool = False
+    """Render the conditioning as it is, in place of the nearest that training saw."""
 
     def __len__(self) -> int:
         return len(self.conditioning)

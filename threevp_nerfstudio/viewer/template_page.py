@@ -14,6 +14,7 @@ from threevp_nerfstudio.body.labels import INSIDE, face_colours, faces_in
 from threevp_nerfstudio.body.mesh import vertex_normals
 from threevp_nerfstudio.body.rig import Rig
 from threevp_nerfstudio.body.template import RiggedTemplate
+from threevp_nerfstudio.viewer.viser_ui import Slider, Ui, Window, serve
 
 LIMIT = 0.8
 """Radians a joint slider reaches either way."""
@@ -27,8 +28,6 @@ class TemplatePage:
     """Joint, expression and region controls of a template, served by viser."""
 
     def __init__(self, template: RiggedTemplate, port: int = 7008) -> None:
-        import viser
-
         self.template = template
         self.rig = Rig.from_template(template)
         self.rotations = torch.zeros(1, len(template.joint_names), 3)
@@ -36,11 +35,9 @@ class TemplatePage:
         self.by_region = False
         self.hidden: set[str] = set()
         self._changed = threading.Event()
-        self._drawn: dict = {}
-        self._sliders: list = []
-        self.server = viser.ViserServer(port=port, verbose=False)
-        self.server.scene.set_up_direction("+z")
-        self.server.gui.configure_theme(control_width="large")  # names of channels are long
+        self._sliders: list[Slider] = []
+        self.server = serve(port)
+        self.ui = Ui(self.server, scale=1.0)
         self._first_camera()
         self._controls()
         self.redraw()
@@ -66,18 +63,17 @@ class TemplatePage:
     def redraw(self) -> None:
         """Send the posed mesh; parts that are no longer drawn are removed."""
         vertices = self.posed()
-        parts = self.parts()
-        with self.server.atomic():
-            for name in set(self._drawn) - set(parts):
-                self._drawn.pop(name).remove()
-            for name, (faces, colour) in parts.items():  # viser 0.2.7 replaces a mesh that is added under its name
-                path = f"/template/{name}"
-                self._drawn[name] = self.server.scene.add_mesh_simple(path, vertices, faces, color=colour, side="double")
+        parts = {name: value for name, value in self.parts().items() if len(value[0])}
+        with self.ui.together():
+            for name in set(self.ui.meshes) - set(parts):
+                self.ui.remove_mesh(name)
+            for name, (faces, colour) in parts.items():
+                self.ui.mesh(name, vertices, faces, colour)
 
     def reset(self) -> None:
         """The neutral face in the rest pose."""
         for slider in self._sliders:
-            slider.value = 0.0
+            slider.show(0.0)
         self.rotations.zero_()
         self.expression.zero_()
         self._changed.set()
@@ -98,54 +94,48 @@ class TemplatePage:
         v = self.template.vertices
         centre, size = (v.min(0) + v.max(0)) / 2, float(np.ptp(v, axis=0).max())
 
-        @self.server.on_client_connect
-        def _(client) -> None:
-            client.camera.position = centre + np.array([0.0, -1.6 * size, 0.1 * size])
-            client.camera.look_at = centre
-            client.camera.up_direction = np.array([0.0, 0.0, 1.0])
+        def opened(window: Window) -> None:
+            window.look(centre + np.array([0.0, -1.6 * size, 0.1 * size]), centre)
+
+        self.ui.on_windows(opened, lambda window: None)
 
     def _controls(self) -> None:
-        gui, t = self.server.gui, self.template
+        ui, t = self.ui, self.template
         facing = float((vertex_normals(t.vertices, t.faces) * (t.vertices - t.vertices.mean(0))).sum())
-        gui.add_markdown(
+        ui.note(
             f"**{t.body_model}**  \n{len(t.vertices)} vertices, {len(t.faces)} triangles  \nlicence: {t.license}"
             + ("" if facing > 0 else "  \n**the triangles face inwards**")
         )
-        gui.add_button("Reset").on_click(lambda _: self.reset())
-        with gui.add_folder("Regions", expand_by_default=False):
-            colours = gui.add_checkbox("colour by region", False)
-
-            @colours.on_update
-            def _(_) -> None:
-                self.by_region = colours.value
-                self._changed.set()
-
+        ui.button("Reset", lambda _: self.reset())
+        with ui.folder("Regions", open=False):
+            ui.checkbox("colour by region", False, lambda on, _: self._colour(on))
             for label in np.unique(t.face_regions):
                 self._region_box(str(t.region_names[label]))
-        with gui.add_folder("Expressions"):
+        with ui.folder("Expressions"):
             largest = LARGEST_COMPONENT if t.body_model.startswith("smplx") else LARGEST_EXPRESSION
             for k, name in enumerate(t.expression_names):
                 low = -largest if largest > 1 else 0.0
                 self._slider(str(name), low, largest, self.expression, (0, k))
-        with gui.add_folder("Joints", expand_by_default=False):
+        with ui.folder("Joints", open=False):
             for j, name in enumerate(t.joint_names):
-                with gui.add_folder(str(name), expand_by_default=False):
+                with ui.folder(str(name), open=False):
                     for axis in range(3):
                         self._slider("xyz"[axis], -LIMIT, LIMIT, self.rotations, (0, j, axis))
 
-    def _region_box(self, name: str) -> None:
-        box = self.server.gui.add_checkbox(name, True)
+    def _colour(self, by_region: bool) -> None:
+        self.by_region = by_region
+        self._changed.set()
 
-        @box.on_update
-        def _(_) -> None:
-            (self.hidden.discard if box.value else self.hidden.add)(name)
+    def _region_box(self, name: str) -> None:
+        def show(on: bool, _: Window) -> None:
+            (self.hidden.discard if on else self.hidden.add)(name)
             self._changed.set()
+
+        self.ui.checkbox(name, True, show)
 
     def _slider(self, name: str, low: float, high: float, values: torch.Tensor, at: tuple[int, ...]) -> None:
-        slider = self.server.gui.add_slider(name, min=low, max=high, step=0.01, initial_value=0.0)
-        self._sliders.append(slider)
-
-        @slider.on_update
-        def _(_) -> None:
-            values[at] = slider.value
+        def move(value: float, _: Window) -> None:
+            values[at] = value
             self._changed.set()
+
+        self._sliders.append(self.ui.slider(name, low, high, 0.01, 0.0, move))
