@@ -105,20 +105,23 @@ def between(a: PoseState, b: PoseState, weight: Float[Array, "M"]) -> PoseState:
 def select(states: PoseState, index: list[int] | Int[Array, "M"]) -> PoseState:
     """Some rows of a batch of states."""
     rows = torch.as_tensor(np.asarray(index), dtype=torch.int64, device=states.room.device)
-    chosen = {f.name: getattr(states, f.name) for f in fields(states)}
-    return PoseState(**{name: None if value is None else value[rows] for name, value in chosen.items()})
+    return replace(states, **{name: value[rows] for name, value in _tables(states).items()})
 
 
 def stack(states: list[PoseState]) -> PoseState:
     """One batch of several."""
-    parts = {f.name: [getattr(s, f.name) for s in states] for f in fields(PoseState)}
-    return PoseState(**{name: None if values[0] is None else torch.cat(values) for name, values in parts.items()})
+    return replace(states[0], **{name: torch.cat([getattr(s, name) for s in states]) for name in _tables(states[0])})
 
 
 def _repeated(state: PoseState, count: int) -> PoseState:
     """One state as a batch, without copies."""
-    parts = {f.name: getattr(state, f.name) for f in fields(state)}
-    return PoseState(**{n: None if v is None else v.expand(count, *v.shape[1:]) for n, v in parts.items()})
+    return replace(state, **{n: v.expand(count, *v.shape[1:]) for n, v in _tables(state).items()})
+
+
+def _tables(states: PoseState) -> dict[str, Tensor]:
+    """What states hold row by row."""
+    held = {f.name: getattr(states, f.name) for f in fields(states)}
+    return {name: value for name, value in held.items() if isinstance(value, Tensor)}
 
 
 def pose_drive(pose: AvatarPose, controls: AvatarControls, source: str = "pose") -> Drive:
