@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from threevp_nerfstudio.model import losses
+from threevp_nerfstudio.model.second_pass import transmittance, worthwhile
 from threevp_nerfstudio.model.volume import composite, over, ray_weights
 
 
@@ -79,3 +80,15 @@ def test_distortion_is_least_when_the_weight_sits_in_one_place():
     # eq. 15 of mip-NeRF 360, written out
     pairs = sum(float(spread[0, i] * spread[0, j] * (t[0, i] - t[0, j]).abs()) for i in range(11) for j in range(11))
     assert losses.distortion(spread, t, width) == pytest.approx(pairs + float((spread**2 * width).sum()) / 3, rel=1e-4)
+
+
+def test_only_samples_with_weight_and_some_in_the_light_are_worth_gradients():
+    width = torch.full((400, 6), 0.01)
+    density = torch.tensor([0.0, 0.0, 1e4, 1e4, 0.0, 0.0]).expand(400, 6)  # empty, surface, hidden
+    weights = ray_weights(density, width)
+    mask = torch.ones(400, 6, dtype=torch.bool)
+    mask[:, 1] = False
+    keep = worthwhile(weights, mask, 0.25, torch.Generator().manual_seed(0))
+    assert keep[:, 2].all() and not keep[:, 1].any() and not keep[:, 3:].any()
+    assert 0.15 < keep[:, 0].float().mean() < 0.35
+    torch.testing.assert_close(transmittance(weights)[0], torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0, 0.0]))

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
@@ -38,7 +38,8 @@ from threevp_nerfstudio.model.performance import Performance, PoseState
 from threevp_nerfstudio.model.ray_bank import MappedRays, RayBank
 from threevp_nerfstudio.model.refinement import FrameCorrections, RefinementConfig, head_pivot
 from threevp_nerfstudio.model.rendering import HULL_CELL, Inspection, StagedPose, render_rays
-from threevp_nerfstudio.model.volume import composite, over
+from threevp_nerfstudio.model.second_pass import transmittance, worthwhile
+from threevp_nerfstudio.model.volume import composite, over, packed_weights
 
 BACKGROUNDS = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0), "gray": (0.5, 0.5, 0.5)}
 
@@ -89,6 +90,8 @@ class ThreeVPModelConfig(ModelConfig):
     """Rays of a training step, drawn from the bank."""
     bank_size: int = 65536
     """Rays kept mapped for training; 0 trains on the fresh rays alone."""
+    weightless_share: float = 0.25
+    """Of the samples that add nothing to their ray, the part that is trained on all the same; 1: all of them."""
     blendfields_start: int = 1000
     """Training step at which the blendfields set in: the coarse field comes first."""
     background_color: Literal["white", "black", "gray"] = "white"
@@ -250,24 +253,29 @@ class ThreeVPModel(Model):
         patch = int(bundle.metadata["perceptual"].sum()) if "perceptual" in bundle.metadata else 0
         if patch:
             rays = rays.joined(fresh.rows(torch.arange(len(fresh) - patch, len(fresh), device=rays.t.device)))
-        mask = rays.mask
-        ray = mask.nonzero()[:, 0]
         unique, row = torch.unique(rays.frame, return_inverse=True)
-        samples = CanonicalSamples(
-            position=rays.position[mask],
-            light=rays.light[mask].float(),
-            direction=F.normalize(rays.along[mask].float(), dim=-1),
-            conditioning=self.condition(self.performance.at_frames(unique)),
-            frame=row[ray],
-        )
+        conditioning = self.condition(self.performance.at_frames(unique))
         corrected = self.corrections is not None and self.step >= self.config.refinement.start
-        if corrected:
-            samples = self.corrections.apply_to(samples, unique)
+
+        def packed(mask: Tensor) -> CanonicalSamples:
+            place = mask.nonzero(as_tuple=True)
+            samples = CanonicalSamples(
+                position=rays.position[place],
+                light=rays.light[place].float(),
+                direction=F.normalize(rays.along[place].float(), dim=-1),
+                conditioning=conditioning,
+                frame=row[place[0]],
+            )
+            return self.corrections.apply_to(samples, unique) if corrected else samples
+
+        mask, samples = rays.mask, packed(rays.mask)
+        if self.config.weightless_share < 1.0:
+            mask = self._worthwhile(samples, rays, generator)
+            samples = packed(mask)
         density, rgb, residual, displacement = self.field.evaluate(samples)
         rendered = composite(density, rgb, rays.t, rays.width, mask)
-        weights = rendered.weights.detach()
-        before = 1.0 - (weights.cumsum(1) - weights)
-        self.occupancy.observe(samples.position, before[mask])
+        if self.config.weightless_share >= 1.0:
+            self.occupancy.observe(samples.position, transmittance(rendered.weights.detach())[mask])
         background = torch.rand(len(rays), 3, generator=generator, device=rgb.device)
         if patch:
             background[-patch:] = background[-1]  # a picture has one
@@ -291,6 +299,17 @@ class ThreeVPModel(Model):
         if residual is not None:
             outputs["view_residual"] = losses.view_residual(residual, rendered.weights[mask])
         return outputs
+
+    @torch.no_grad()
+    def _worthwhile(
+        self, samples: CanonicalSamples, rays: MappedRays, generator: torch.Generator
+    ) -> Bool[Tensor, "R S"]:
+        """Samples to evaluate with gradients; on the way, the occupancy grid learns what light gets to."""
+        mask = rays.mask
+        density, _, _ = self.field.geometry(samples)
+        weights = packed_weights(density, rays.width, mask)
+        self.occupancy.observe(samples.position, transmittance(weights)[mask])
+        return worthwhile(weights, mask, self.config.weightless_share, generator)
 
     def get_loss_dict(self, outputs, batch, metrics_dict=None) -> dict[str, Tensor]:
         config = self.config
