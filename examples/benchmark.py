@@ -36,6 +36,8 @@ class Benchmark:
     """Where; auto takes CUDA if it works."""
     quick: bool = False
     """Less of everything: at most three minutes on two idle cores."""
+    parts: tuple[Literal["step", "picture", "growth", "startup"], ...] = ()
+    """Measure only these, after the training that all need; everything by default."""
     seconds: float | None = None
     """Of training, for each contestant; 120, or 15 with --quick."""
     threads: int = 1
@@ -62,7 +64,7 @@ class Benchmark:
         with console.status("starting") as status:
             effort = Effort.of(self.quick, self.seconds)
             suite = Suite(self.method, self.data.expanduser().absolute(), device, effort, self.seed, status.update)
-            report = suite.run()
+            report = suite.run(self.parts)
         report.print()
         if self.json is not None:
             report.write_json(self.json)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 
 import jaxtyping
 import pytest
+
+_CACHE = tempfile.TemporaryDirectory(prefix="threevp-tests-")  # the user's own stays as it is; deleted at exit
+os.environ["THREEVP_CACHE"] = _CACHE.name
 
 _PACKAGES = ("animation", "body", "capture", "data", "geometry", "model", "tracking", "viewer")
 _CHECKED = [f"threevp_nerfstudio.{package}" for package in _PACKAGES]

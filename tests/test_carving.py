@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from threevp_nerfstudio.capture.cameras import intrinsic_matrix, project
 from threevp_nerfstudio.capture.capture import load_capture, read_rgba
 from threevp_nerfstudio.kernels.surface import vertex_maps
+from threevp_nerfstudio.model import carving
 from threevp_nerfstudio.model.canonical import CanonicalTemplate
 from threevp_nerfstudio.model.carving import AnchoredPoints, carving_frames, empty_cells
 from threevp_nerfstudio.model.model import performance_of
@@ -71,3 +75,17 @@ def ever_seen(capture, canonical, performance, points: np.ndarray) -> np.ndarray
         h, w = read_rgba(capture.frames, int(frame)).shape[:2]
         seen |= (pixels > 4).all(1) & (pixels < [w - 4, h - 4]).all(1)
     return seen
+
+
+def test_carving_is_kept_until_a_picture_changes(tiny_capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    directory = shutil.copytree(tiny_capture, tmp_path / "capture")
+    capture, canonical, performance = scene(directory)
+    points, calls = around(canonical.vertices.numpy(), 0.03, 50), []
+    inner = carving._empty_cells
+    monkeypatch.setattr(carving, "_empty_cells", lambda *args: calls.append(1) or inner(*args))
+    first, second = (empty_cells(points, 0.006, canonical, performance, capture) for _ in range(2))
+    assert len(calls) == 1 and np.array_equal(first, second)
+    os.utime(capture.frames.image_paths[carving_frames(capture)[0]], (1, 1))
+    empty_cells(points, 0.006, canonical, performance, capture)
+    empty_cells(points[::-1].copy(), 0.006, canonical, performance, capture)
+    assert len(calls) == 3

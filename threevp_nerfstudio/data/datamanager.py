@@ -5,12 +5,13 @@ from __future__ import annotations
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
-from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
+from nerfstudio.data.datamanagers.base_datamanager import DataManager, VanillaDataManager, VanillaDataManagerConfig
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader, RandIndicesEvalDataloader
 
 from threevp_nerfstudio.capture.cameras import pixel_rays
@@ -68,6 +69,32 @@ class ThreeVPDataManager(VanillaDataManager[ThreeVPDataset]):
     config: ThreeVPDataManagerConfig
     train_dataset: ThreeVPDataset
     eval_dataset: ThreeVPDataset
+
+    def __init__(
+        self,
+        config: ThreeVPDataManagerConfig,
+        device: torch.device | str = "cpu",
+        test_mode: Literal["test", "val", "inference"] = "val",
+        world_size: int = 1,
+        local_rank: int = 0,
+        **_: object,
+    ) -> None:
+        self.config, self.device, self.world_size, self.local_rank = config, device, world_size, local_rank
+        self.test_mode, self.sampler = test_mode, None
+        self.test_split = "val" if test_mode == "val" else "test"
+        if config.data is not None:
+            config.dataparser.data = config.data
+        else:
+            config.data = config.dataparser.data
+        self.dataparser_config = config.dataparser
+        self.dataparser = config.dataparser.setup()
+        self.includes_time = self.dataparser.includes_time
+        self.train_dataparser_outputs = self.dataparser.get_dataparser_outputs(split="train")
+        self.train_dataset = self.create_train_dataset()
+        self.eval_dataset = self.create_eval_dataset()
+        self.exclude_batch_keys_from_device = self.train_dataset.exclude_batch_keys_from_device
+        # not VanillaDataManager's: it goes through all cameras one by one, 4 ms each, for a collating that we have not
+        DataManager.__init__(self)
 
     def create_train_dataset(self) -> ThreeVPDataset:
         return ThreeVPDataset(self.train_dataparser_outputs)

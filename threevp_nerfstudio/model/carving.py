@@ -18,6 +18,7 @@ from numpy import ndarray as Array
 
 from threevp_nerfstudio.capture.cameras import intrinsic_matrix, project
 from threevp_nerfstudio.capture.capture import Capture, read_rgba, yaw_deg
+from threevp_nerfstudio.geometry.disk_cache import cached
 from threevp_nerfstudio.geometry.surface_frames import MAX_OFFSET_GROWTH
 from threevp_nerfstudio.kernels.mesh_query import MeshQuery
 from threevp_nerfstudio.kernels.surface import vertex_maps
@@ -65,8 +66,27 @@ def carving_frames(capture: Capture, seed: int = 0) -> Int[Array, "n"]:
     return np.sort(np.concatenate(chosen))
 
 
-@torch.no_grad()
 def empty_cells(
+    points: Float[Array, "N 3"],
+    cell: float,
+    canonical: CanonicalTemplate,
+    performance: Performance,
+    capture: Capture,
+) -> Bool[Array, "N"]:
+    """Which canonical cells, given by their centres and side in metres, the mattes show to be empty. Kept on disk for the
+    next run on the same pictures, which are told by the sizes and dates of their files."""
+    chosen, frames = carving_frames(capture), capture.frames
+    paths = [p for i in chosen for p in (frames.image_paths[i], frames.mask_paths[i]) if p is not None]
+    stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
+    poses = vars(performance.at_frames(torch.from_numpy(chosen).to(canonical.vertices.device))).values()
+    tensors = [*canonical.buffers(), *(x for x in poses if x is not None)]
+    cameras = [x[chosen] for x in (frames.camera_to_world, frames.focal, frames.principal_point, frames.distortion)]
+    key = (points, cell, *(x.cpu().numpy() for x in tensors), *cameras, repr(stats), EMPTY_SHARE, SLACK_PX)
+    return cached("carved", key, lambda: {"empty": _empty_cells(points, cell, canonical, performance, capture)})["empty"]
+
+
+@torch.no_grad()
+def _empty_cells(
     points: Float[Array, "N 3"],
     cell: float,
     canonical: CanonicalTemplate,

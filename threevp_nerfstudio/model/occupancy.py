@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from threevp_nerfstudio.geometry.disk_cache import cached
 from threevp_nerfstudio.kernels.march import CORE, HIDDEN, OccupancyView
 
 MAX_SKIP = 6
@@ -32,6 +33,15 @@ def shell_cells(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cells of the canonical box (X, Y, Z bool): those within `outside` metres off the template and `inside` under it,
     and those deeper inside (the core), where no ray gets to."""
+    cells = cached(
+        "shell", (vertices, faces, box, cell, outside, inside), lambda: _shell_cells(vertices, faces, box, cell, outside, inside)
+    )
+    return cells["shell"], cells["core"]
+
+
+def _shell_cells(
+    vertices: np.ndarray, faces: np.ndarray, box: np.ndarray, cell: float, outside: float, inside: float
+) -> dict[str, np.ndarray]:
     from threevp_nerfstudio.kernels.surface import signed_distance
 
     dims = np.maximum(np.ceil((box[1] - box[0]) / cell).astype(int), 1)
@@ -40,7 +50,7 @@ def shell_cells(
     distance = signed_distance(vertices, faces, centers, max_distance=max(outside, inside + CORE_THICKNESS))
     slack = cell * 3**0.5 / 2
     keep = (distance < outside + slack) & (distance > -inside - slack)
-    return keep.reshape(dims), (distance <= -inside - slack).reshape(dims)
+    return {"shell": keep.reshape(dims), "core": (distance <= -inside - slack).reshape(dims)}
 
 
 class CanonicalOccupancy(nn.Module):
