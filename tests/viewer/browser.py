@@ -100,12 +100,14 @@ class AvatarPage:
         return int(width), int(height)
 
     def picture(self) -> np.ndarray:
-        """What the scene's canvas shows, (h, w, 3) in 0..1, without the corner with the axes."""
-        canvas = self.page.locator("canvas").first.bounding_box()
-        image = Image.open(io.BytesIO(self.page.screenshot(clip=canvas))).convert("RGB")
-        return np.asarray(image, dtype=np.float32)[: -int(canvas["height"] / 8)] / 255.0
+        """What is beside the panel, (h, w, 3) in 0..1, without the corner with the axes."""
+        panel = self.page.get_by_text("Connected", exact=True).bounding_box()
+        top, width, height = panel["y"], panel["x"] - 50, self.page.viewport_size["height"]
+        clip = {"x": 0, "y": top, "width": width, "height": 0.88 * height - top}
+        image = Image.open(io.BytesIO(self.page.screenshot(clip=clip))).convert("RGB")
+        return np.asarray(image, dtype=np.float32) / 255.0
 
-    def settled(self, smallest: int = 150) -> np.ndarray:
+    def settled(self, smallest: int = 200) -> np.ndarray:
         """The picture once the avatar is there, fine and unchanged for a moment."""
         until(lambda: min(self.resolution) >= smallest, f"the picture has {smallest} rows")
         last = self.picture()

@@ -22,7 +22,9 @@ from tests.viewer.browser import FLAGS, AvatarPage, executable, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.browser]
 
-STEPS = 60
+STEPS = 250
+FINE = 264
+"""Pixels of the longer side of a fine picture: nerfstudio's 512 take four times as long on a CPU."""
 ARTEFACTS = Path(os.environ.get("THREEVP_TEST_ARTEFACTS", Path(__file__).parents[1] / "artefacts")) / "viewer"
 
 
@@ -76,7 +78,9 @@ def viewer(browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def window(browser, viewer: str) -> AvatarPage:
     context = browser.new_context(viewport={"width": 760, "height": 560}, accept_downloads=True)
-    return AvatarPage(context, viewer)
+    window = AvatarPage(context, viewer)
+    window.set("Max res", FINE)
+    return window
 
 
 @pytest.fixture(scope="module")
