@@ -12,7 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray as Array
 
 from threevp_nerfstudio.errors import FootageError
@@ -172,9 +172,9 @@ def mouth_opening(points: Float[Array, "N 478 2"]) -> Float[Array, "N"]:
     return gap / np.linalg.norm(points[:, EYE_OUTER[0]] - points[:, EYE_OUTER[1]], axis=1)
 
 
-def user_landmarks(path: Path, count: int, scale: float, offset: tuple[float, float], times: Float[Array, "N"]) -> Landmarks:
+def user_landmarks(path: Path, count: int, scale: float, offset: tuple[int, int], rows: Int[Array, "N"]) -> Landmarks:
     """Landmarks from the user's .npz: `landmarks` (N, 478, 2) in pixels of the video, NaN where there is no face, and optionally
-    `score` (N,). `scale` and `offset` (left, top of the crop) bring them to the stored pictures. Raises `FootageError`.
+    `score` (N,). `scale` and `offset` (left, top of the crop) bring them to the stored pictures; of `count` rows in all, `rows` are tracked. Raises `FootageError`.
     """
     arrays = read_arrays(path)
     points = arrays.get("landmarks")
@@ -183,11 +183,12 @@ def user_landmarks(path: Path, count: int, scale: float, offset: tuple[float, fl
         raise FootageError(f"{path} has {seen}; ({count}, {COUNT}, 2) is expected: MediaPipe's face mesh, pixels of the video.")
     if len(points) != count:
         raise FootageError(f"{path} has landmarks for {len(points)} pictures, {count} were read from the video; give one row per picture.")
-    points = (points.astype(np.float64) - np.array(offset)) * scale
-    seen = np.isfinite(points).all((1, 2))
-    score = np.asarray(arrays.get("score", seen), dtype=np.float64) * seen
-    if score.shape != (count,) or score.min() < 0 or score.max() > 1:
+    score = np.asarray(arrays.get("score", np.ones(count)), dtype=np.float64)
+    if score.shape != (count,) or not np.isfinite(score).all() or score.min() < 0 or score.max() > 1:
         raise FootageError(f"{path}: 'score' must be {count} numbers from 0 to 1.")
+    points = (points[rows].astype(np.float64) - np.array(offset)) * scale
+    seen = np.isfinite(points).all((1, 2))
+    score = score[rows] * seen
     # no depth: yaw from where the nose tip lies between the cheeks
     nose, left, right = points[:, 1, 0], points[:, LEFT_CHEEK, 0], points[:, RIGHT_CHEEK, 0]
     share = (nose - (left + right) / 2) / np.where(seen, np.maximum(np.abs(left - right), 1.0) / 2, np.nan)
