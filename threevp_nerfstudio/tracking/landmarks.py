@@ -100,10 +100,10 @@ def covered(face: Float[Array, "478 3"], alpha: UInt8[Array, "h w"]) -> float:
     return float((alpha[y, x] > 127).mean())
 
 
-def yaw_of(face: Float[Array, "*n 478 3"]) -> Float[Array, "*n"]:
+def yaw_of(face: Float[Array, "478 3"]) -> float:
     """Degrees of yaw from the mesh's own depth: positive when the subject's left side shows."""
-    across = face[..., LEFT_CHEEK, :] - face[..., RIGHT_CHEEK, :]
-    return -np.degrees(np.arctan2(across[..., 2], across[..., 0]))
+    across = face[LEFT_CHEEK] - face[RIGHT_CHEEK]
+    return -float(np.degrees(np.arctan2(across[2], across[0])))
 
 
 def assemble(faces: list[list[Float[Array, "478 3"]]], times: Float[Array, "N"]) -> Landmarks:

@@ -18,7 +18,7 @@ EMPTY = 0.004
 """Share of the picture below which no subject is there."""
 SHRUNK = 0.35
 """Of the usual area: less, and most of the subject is out of the picture."""
-BLURRED = 0.012
+BLURRED = 0.009
 """Sharpness below which nothing fine can be tracked."""
 Note = Callable[[str], None]
 
