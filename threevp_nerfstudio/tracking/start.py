@@ -16,7 +16,15 @@ from threevp_nerfstudio.tracking.face_points import FacePoints
 from threevp_nerfstudio.tracking.fitted import azimuth_of
 from threevp_nerfstudio.tracking.footage import Footage
 from threevp_nerfstudio.tracking.posing import Pose
-from threevp_nerfstudio.tracking.turn import TRUSTED, WORST_FIT, Chair, TurnPrior, find_chair, find_turn, pose_from_landmarks
+from threevp_nerfstudio.tracking.turn import (
+    TRUSTED,
+    WORST_FIT,
+    Chair,
+    TurnPrior,
+    find_chair,
+    find_turn,
+    pose_from_landmarks,
+)
 
 FINE = {"scalp": 0.010, "neck": 0.015, "torso": 0.020, "arms": 0.020, "face": 0.007}
 """Longest edge, metres, by region: hair and clothes are carried by offsets and need vertices of their own."""
