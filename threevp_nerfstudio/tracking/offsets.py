@@ -26,6 +26,8 @@ REACH = {"face": 0.004, "hair": 0.04, "clothes": 0.025, "other": 0.008}
 """Metres by which a part usually stands off the body model."""
 ROUGHNESS = {"face": 0.0002, "hair": 0.0008, "clothes": 0.0006, "other": 0.0004}
 """Metres by which a vertex usually differs from the mean of its neighbours' offsets."""
+LOPSIDED = {"face": 0.002, "hair": 0.006, "clothes": 0.010, "other": 0.004}
+"""Metres by which the two sides of a person usually differ. Without, a lopsided head and a wrong azimuth explain each other."""
 OUTLINE_WEIGHT, COLOUR_WEIGHT = 0.3, 0.05
 """Independent measurements per vertex and picture."""
 LONGEST_STEP = 0.012
@@ -56,7 +58,7 @@ def fit_offsets(problem: TurnProblem, estimate: TurnEstimate, level: int | None)
             sums.add(rows, term.residual / COLOUR_NOISE, term.J[:, :, 0] / COLOUR_NOISE, COLOUR_WEIGHT * view.facing[rows])
     diagonal, pull = sums.centred()
     current = (estimate.offset * normals).sum(1)
-    step = _smooth_step(problem, A + sp.diags(diagonal), b + pull, current)
+    step = _smooth_step(problem, A + sp.diags(diagonal), b + pull, current, rig.points.rest - estimate.offset)
     step = np.clip(step, -LONGEST_STEP, LONGEST_STEP)
     offset = estimate.offset + step[:, None] * normals
     offset = carried(problem.body.template.faces, rig.points.rest - estimate.offset, offset, problem.parts)
@@ -93,7 +95,9 @@ def _outline(seen, x, outward, edges):
     return np.stack([a, b], axis=1), values, residual, OUTLINE_WEIGHT * near
 
 
-def _smooth_step(problem: TurnProblem, A: sp.csr_matrix, b: Float[Array, "V"], current: Float[Array, "V"]) -> Float[Array, "V"]:
+def _smooth_step(
+    problem: TurnProblem, A: sp.csr_matrix, b: Float[Array, "V"], current: Float[Array, "V"], rest: Float[Array, "V 3"]
+) -> Float[Array, "V"]:
     parts = problem.parts
 
     def per_vertex(table: dict[str, float]) -> Array:
@@ -105,9 +109,19 @@ def _smooth_step(problem: TurnProblem, A: sp.csr_matrix, b: Float[Array, "V"], c
     L = smoothness(problem.body.template.faces.astype(np.int64), len(current))
     bending = L.T @ sp.diags(1.0 / per_vertex(ROUGHNESS) ** 2) @ L
     ridge = sp.diags(1.0 / per_vertex(REACH) ** 2)
+    uneven = sp.eye(len(current), format="csr") - mirror(rest)
+    ridge = ridge + uneven.T @ sp.diags(1.0 / per_vertex(LOPSIDED) ** 2) @ uneven
     system = (A + bending + ridge).tocsc()
     solver = splu(system, permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True})
     return solver.solve(b - (bending + ridge) @ current)
+
+
+def mirror(rest: Float[Array, "V 3"]) -> sp.csr_matrix:
+    """For each vertex the mean of the three nearest to its mirror image across the middle of the body."""
+    middle = np.array([2 * np.median(rest[:, 0]), 0.0, 0.0])
+    _, near = cKDTree(rest).query(rest * np.array([-1.0, 1.0, 1.0]) + middle, k=3)
+    V = len(rest)
+    return sp.csr_matrix((np.full(3 * V, 1 / 3), (np.repeat(np.arange(V), 3), near.reshape(-1))), shape=(V, V))
 
 
 def carried(faces: Array, rest: Float[Array, "V 3"], offset: Float[Array, "V 3"], parts: Parts) -> Float[Array, "V 3"]:

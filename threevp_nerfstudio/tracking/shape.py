@@ -30,12 +30,14 @@ from threevp_nerfstudio.tracking.visibility import Observer, View, overlap
 
 LANDMARKS_SEEN = np.radians(60.0)
 STANCE_SPREAD = {"spine": 0.1, "neck": 0.2, "head": 0.2, "arms": 0.4}
-SWAY_SPREAD = 0.03
+SWAY_SPREAD = 0.01
 """Radians that neck and head move against the stance during the turn."""
 FOCAL_SPREAD = 0.45
 """Of the log focal length, where it is only guessed."""
 LANDMARKS_COUNT, OUTLINE_COUNT, COLOURS_COUNT = 30.0, 60.0, 150.0
 """As how many independent measurements landmarks, outline and colours of one picture count."""
+LOPSIDED = 0.08
+"""How far a shape parameter usually differs between the two sides of a face."""
 COLOURED = 700
 """Vertices of one picture whose colours are compared."""
 
@@ -74,6 +76,8 @@ class TurnProblem:
         self.observer = Observer(body.template.vertices, body.template.faces)
         self.stance = parts.spine + parts.neck + parts.skull + parts.arms
         self.sway = Freedoms(parts.neck + parts.skull, ())
+        names = list(body.identity.names)
+        self.pairs = [(i, names.index("r-" + n[2:])) for i, n in enumerate(names) if n.startswith("l-") and "r-" + n[2:] in names]
         self.K = 0 if fixed_shape else len(body.values)
         self.head = self.K + 1 + 3 * len(self.stance)
         areas = vertex_areas(body.template.vertices, body.template.faces)
@@ -204,6 +208,21 @@ class TurnProblem:
             offset[rows] = (pose.rotations - estimate.stance)[list(self.sway.joints)].reshape(-1)
             spread[rows] = SWAY_SPREAD
         system.add_prior(offset, spread)
+        if not self.fixed_shape:
+            self._add_symmetry(system, estimate.values)
+
+    def _add_symmetry(self, system: System, values: Float[Array, "K"]) -> None:
+        """Both sides of a face are nearly alike: without, a lopsided face and a wrong azimuth explain each other."""
+        for left, right in self.pairs:
+            weight = 1.0 / LOPSIDED**2
+            gap = values[left] - values[right]
+            system.H[left, left] += weight
+            system.H[right, right] += weight
+            system.H[left, right] -= weight
+            system.H[right, left] -= weight
+            system.g[left] -= weight * gap
+            system.g[right] += weight * gap
+            system.cost += 0.5 * weight * gap**2
 
     def moved(self, estimate: TurnEstimate, step: Float[Array, "D"]) -> TurnEstimate:
         identity = self.body.identity

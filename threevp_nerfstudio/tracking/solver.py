@@ -104,7 +104,7 @@ class FrameSolver:
         system = System.empty(self.freedoms.count)
         for level, iterations in schedule:
             for n in range(iterations):
-                if n % 2 == 0:
+                if n % 3 == 0:
                     selection = self._select(picture, pose)
                 pivot = head_pivot(self.subject.rig, pose, self.subject.parts.skull[0])
                 system = self._system(picture, pose, pivot, level, selection, prior, True)
