@@ -15,6 +15,8 @@ from threevp_nerfstudio.errors import TrackError
 from threevp_nerfstudio.tracking.footage import PinholeCamera
 
 FITTED_VERSION = 1
+ARRAYS = ("albedo", "blurred_albedo", "albedo_trust", "lighting", "frames", "T_camera_root", "joint_rotations")
+ARRAYS += ("landmark_ids", "landmark_corners", "landmark_bary", "landmark_noise")
 
 
 @dataclass(frozen=True)
@@ -39,17 +41,27 @@ class FittedTemplate:
     """Albedo (pictures' own gamma) for the template's texture coordinates; None where it has none."""
     albedo: Float[Array, "V 3"]
     """Colour per vertex under even light, 0 to 1, in the pictures' own gamma."""
+    blurred_albedo: Float[Array, "L V 3"]
+    """The same as the levels of the tracker's pyramid show it, from most to least blurred."""
     albedo_trust: Float[Array, "V"]
     """How well each vertex's colour was seen, 0 (never) to 1."""
     lighting: Float[Array, "9 3"]
     """Spherical harmonics of the room's light in the camera's axes (x right, y down, z forward), by colour channel."""
     camera: PinholeCamera
+    landmark_ids: Int[Array, "n"]
+    """Which of the footage's landmarks lie on the template ..."""
+    landmark_corners: Int[Array, "n 3"]
+    """... within which vertices, ..."""
+    landmark_bary: Float[Array, "n 3"]
+    """... with which weights, ..."""
+    landmark_noise: Float[Array, "n"]
+    """... and how uncertain, metres."""
     frames: Int[Array, "K"]
     """Pictures of the footage that were used, in order of time."""
     T_camera_root: Float[Array, "K 4 4"]
     """From the template's world frame to the camera (OpenCV axes), for those pictures."""
     joint_rotations: Float[Array, "K J 3"]
-    """Local rotations in those pictures; the root's is zero (it is in `T_camera_root`)."""
+    """Local rotations in those pictures; the root's is the same in all: how the body leans against the chair's axis."""
     turn: Turn
     report: dict[str, float] = field(default_factory=dict)
     """Figures of each stage by name; the unit stands in the name."""
@@ -66,7 +78,7 @@ class FittedTemplate:
             value = getattr(self.template, entry.name)
             if value is not None:
                 arrays[f"template/{entry.name}"] = np.array(value)
-        for name in ("albedo", "albedo_trust", "lighting", "frames", "T_camera_root", "joint_rotations"):
+        for name in ARRAYS:
             arrays[name] = getattr(self, name)
         if self.texture is not None:
             arrays["texture"] = self.texture
@@ -92,7 +104,7 @@ class FittedTemplate:
                 camera=PinholeCamera(**notes["camera"]),
                 turn=Turn(**notes["turn"]),
                 report=notes["report"],
-                **{n: arrays[n] for n in ("albedo", "albedo_trust", "lighting", "frames", "T_camera_root", "joint_rotations")},
+                **{n: arrays[n] for n in ARRAYS},
             )
         except (KeyError, TypeError, ValueError) as error:
             raise TrackError(f"{path} is no fitted template ({error}); run the template stage again.") from error

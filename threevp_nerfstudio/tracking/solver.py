@@ -13,7 +13,17 @@ from threevp_nerfstudio.tracking.evidence import SIGMAS, Evidence, project
 from threevp_nerfstudio.tracking.face_points import FacePoints
 from threevp_nerfstudio.tracking.fitted import azimuth_of
 from threevp_nerfstudio.tracking.parts import Parts, vertex_areas
-from threevp_nerfstudio.tracking.posing import Freedoms, Points, Pose, PosedRig, head_pivot, head_pose, middle, pose_difference, step_pose
+from threevp_nerfstudio.tracking.posing import (
+    Freedoms,
+    Points,
+    Pose,
+    PosedRig,
+    head_pivot,
+    head_pose,
+    middle,
+    pose_difference,
+    step_pose,
+)
 from threevp_nerfstudio.tracking.terms import System, add_colours, add_landmarks, add_outline, colour_term
 from threevp_nerfstudio.tracking.visibility import Observer, View, overlap
 
@@ -94,7 +104,7 @@ class FrameSolver:
         system = System.empty(self.freedoms.count)
         for level, iterations in schedule:
             for n in range(iterations):
-                if n % 2 == 0:
+                if n % 3 == 0:
                     selection = self._select(picture, pose)
                 pivot = head_pivot(self.subject.rig, pose, self.subject.parts.skull[0])
                 system = self._system(picture, pose, pivot, level, selection, prior, True)

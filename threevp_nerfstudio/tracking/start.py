@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray as Array
@@ -14,16 +16,26 @@ from threevp_nerfstudio.body.personal import chosen_faces
 from threevp_nerfstudio.errors import TrackError
 from threevp_nerfstudio.tracking.face_points import FacePoints
 from threevp_nerfstudio.tracking.fitted import azimuth_of
-from threevp_nerfstudio.tracking.footage import Footage
+from threevp_nerfstudio.tracking.footage import Footage, PinholeCamera
 from threevp_nerfstudio.tracking.posing import Pose
-from threevp_nerfstudio.tracking.turn import TRUSTED, WORST_FIT, Chair, TurnPrior, find_chair, find_turn, pose_from_landmarks
+from threevp_nerfstudio.tracking.turn import (
+    TRUSTED,
+    WORST_FIT,
+    Chair,
+    TurnPrior,
+    find_chair,
+    find_turn,
+    pose_from_landmarks,
+)
 
 FINE = {"scalp": 0.010, "neck": 0.015, "torso": 0.020, "arms": 0.020, "face": 0.007}
 """Longest edge, metres, by region: hair and clothes are carried by offsets and need vertices of their own."""
 MOST_TORSO, LEAST_TORSO = 0.5, 0.15
+USUAL_DISTANCE, DISTANCE_TRUST = 1.4, 0.6
+"""Metres from the camera at which people usually sit, and how far that counts against a guessed focal length (log scale)."""
 
 
-def portrait_body(whole: BodyModel, footage: Footage, reach: float) -> BodyModel:
+def portrait_body(whole: BodyModel, reach: float) -> BodyModel:
     """The body down to `reach` metres below the neck, with enough vertices for hair, clothes and colours."""
     body = crop(whole, float(np.clip(reach, LEAST_TORSO, MOST_TORSO)))
     for region, longest in FINE.items():
@@ -90,3 +102,15 @@ def torso_in_view(footage: Footage, chair: Chair, whole: BodyModel) -> float:
     in_camera = chair.tilt @ np.array([[1.0, 0, 0], [0, 0, -1.0], [0, 1.0, 0]]) @ (point - chair.centre) + chair.axis
     bottom = (camera.height - camera.cy) / camera.fy * in_camera[2]
     return float(bottom - in_camera[1]) + 0.06
+
+
+def guessed_camera(footage: Footage, points: Float[Array, "m 3"], face: FacePoints) -> PinholeCamera:
+    """The footage's camera with a focal length between its own and the one that puts the face at the usual distance."""
+    rows = np.flatnonzero(footage.static)
+    poses, found = face_poses(footage, rows[:: max(1, len(rows) // 24)], points, face)
+    if not found.any():
+        return footage.camera
+    depth = np.median((poses[found] @ np.append(points.mean(0), 1.0))[:, 2])
+    usual = np.log(USUAL_DISTANCE / depth)  # the focal length that puts it there, against the footage's
+    zoom = float(np.exp(np.clip(usual * DISTANCE_TRUST, -1.2, 1.2)))
+    return replace(footage.camera, fx=footage.camera.fx * zoom, fy=footage.camera.fy * zoom)

@@ -25,7 +25,8 @@ class Track:
     T_camera_root: Float[Array, "N 4 4"]
     """From the template's world frame (rest frame of its root) to the camera, OpenCV axes: x right, y down, z forward."""
     joint_rotations: Float[Array, "N J 3"]
-    """Local rotations in world-aligned axes about each joint; the root's is zero, its pose is `T_camera_root`."""
+    """Local rotations in world-aligned axes about each joint. The root's is the same in all pictures: how the body leans
+    against the chair's axis, which is the world's z; what moves is `T_camera_root`."""
     expression: Float[Array, "N E"]
     confidence: Float[Array, "N 2"]
     """How well head pose and expression were seen, 0 to 1."""
