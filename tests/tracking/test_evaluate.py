@@ -13,7 +13,14 @@ from threevp_nerfstudio.body.rig import Rig
 from threevp_nerfstudio.body.template import Motion
 from threevp_nerfstudio.capture.capture import Capture, load_capture
 from threevp_nerfstudio.errors import CaptureError
-from threevp_nerfstudio.tracking.evaluate import angle_deg, compare_captures, correlate, match_frames, nearest_rotation, rigid_fit
+from threevp_nerfstudio.tracking.evaluate import (
+    angle_deg,
+    compare_captures,
+    correlate,
+    match_frames,
+    nearest_rotation,
+    rigid_fit,
+)
 
 
 @pytest.fixture(scope="module")

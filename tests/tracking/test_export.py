@@ -94,9 +94,7 @@ def test_report_is_one_page_with_everything(known, tmp_path: Path):
     assert numbers["lost"] == 1 and json.loads((tmp_path / "report.json").read_text())["lost_pictures"] == [7]
     assert page.count("<svg") == 4 and page.count("data:image/jpeg") >= 12
     assert "a &lt;note&gt;" in page and "me &amp; co" in page and "turn all the way round" in page
-    assert "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace("http://creativecommons.org", "").replace(
-        "https://matplotlib.org", ""
-    )
+    assert 'src="http' not in page and "<script" not in page and "<link" not in page
     assert 7 in worst_rows(data.track)
 
 
@@ -129,7 +127,8 @@ def test_mouth_opening_grows_with_the_jaw(known):
     for value in (0.0, 0.4, 0.9):
         expression = np.zeros_like(track.expression)
         expression[:, names.index("jawOpen")] = value
-        gaps.append(widest_opening_mm(fitted.template, replace(track, expression=expression, joint_rotations=0 * track.joint_rotations), rows))
+        posed = replace(track, expression=expression, joint_rotations=0 * track.joint_rotations)
+        gaps.append(widest_opening_mm(fitted.template, posed, rows))
     assert gaps[0] < 0.5 < gaps[1] < gaps[2]
     assert shown_expressions(fitted.template, track, rows)["mouth opening"] > 0
 

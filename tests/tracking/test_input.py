@@ -9,10 +9,26 @@ import pytest
 from rich.console import Console
 
 from threevp_nerfstudio.errors import FootageError, TrackError
-from threevp_nerfstudio.tracking.camera import CameraEstimate, first_estimate, focal_from_tags, focal_px, judge_sfm, pinhole
+from threevp_nerfstudio.tracking.camera import (
+    CameraEstimate,
+    first_estimate,
+    focal_from_tags,
+    focal_px,
+    judge_sfm,
+    pinhole,
+)
 from threevp_nerfstudio.tracking.framing import parse_crop, subject_box
 from threevp_nerfstudio.tracking.ingest import Geometry
-from threevp_nerfstudio.tracking.landmarks import COUNT, Landmarks, assemble, believable, head_box, split_runs, user_landmarks, yaw_of
+from threevp_nerfstudio.tracking.landmarks import (
+    COUNT,
+    Landmarks,
+    assemble,
+    believable,
+    head_box,
+    split_runs,
+    user_landmarks,
+    yaw_of,
+)
 from threevp_nerfstudio.tracking.settings import STAGES, TrackSettings
 from threevp_nerfstudio.tracking.split import find_split, split_at
 from threevp_nerfstudio.tracking.stages import Job, Workspace, run_stages, stage_keys
@@ -25,8 +41,9 @@ def face(yaw_deg: float, at: tuple[float, float] = (128.0, 128.0), opening: floa
     rng = np.random.default_rng(1)
     points = rng.uniform(-25, 25, (COUNT, 3))
     points[:, 2] = -np.sqrt(np.maximum(1600 - points[:, 0] ** 2 - points[:, 1] ** 2, 0))
-    for index, place in {454: (38, 0, -5), 234: (-38, 0, -5), 10: (0, -45, -30), 152: (0, 45, -30), 33: (-20, -10, -30), 263: (20, -10, -30)}.items():
-        points[index] = place
+    points[454], points[234] = (38, 0, -5), (-38, 0, -5)
+    points[10], points[152] = (0, -45, -30), (0, 45, -30)
+    points[33], points[263] = (-20, -10, -30), (20, -10, -30)
     points[13], points[14] = (0, 20, -38), (0, 20 + 40 * opening, -38)
     a = np.radians(-yaw_deg)  # the subject's left to the front: turned to the picture's left
     R = np.array([[np.cos(a), 0, -np.sin(a)], [0, 1, 0], [np.sin(a), 0, np.cos(a)]])

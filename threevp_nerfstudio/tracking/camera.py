@@ -86,9 +86,8 @@ def first_estimate(
         return CameraEstimate(pinhole(pixels, geometry, k), "user")
     tagged = focal_from_tags(tags)
     if tagged is not None:
-        return CameraEstimate(
-            pinhole(focal_px(tagged, W, H), geometry, k), "metadata", (f"focal length {tagged:g} mm (35 mm equivalent) from the file's metadata.",)
-        )
+        note = f"focal length {tagged:g} mm (35 mm equivalent) from the file's metadata."
+        return CameraEstimate(pinhole(focal_px(tagged, W, H), geometry, k), "metadata", (note,))
     return CameraEstimate(pinhole(focal_px(GUESS_35MM, W, H), geometry, k), "guess")
 
 
@@ -129,15 +128,16 @@ def judge_sfm(estimate: CameraEstimate, found: dict, asked: int) -> CameraEstima
     if registered < MIN_REGISTERED * asked:
         return _unchanged(estimate, f"structure from motion placed {registered} of {asked} pictures only")
     if not 0.35 * diagonal < focal < 8 * diagonal or found["error_px"] > 1.5 or found["span_deg"] < 60:
-        return _unchanged(
-            estimate, f"structure from motion is not sure (focal {focal:.0f} px, error {found['error_px']:.2f} px, {found['span_deg']:.0f}° seen)"
-        )
+        seen = f"focal {focal:.0f} px, error {found['error_px']:.2f} px, {found['span_deg']:.0f}° seen"
+        return _unchanged(estimate, f"structure from motion is not sure ({seen})")
     better = PinholeCamera(focal, focal * camera.fy / camera.fx, camera.cx, camera.cy, camera.width, camera.height, camera.distortion)
-    note = f"focal length {focal:.0f} px (of stored pictures) by structure from motion: {registered} of {asked} pictures, {found['error_px']:.2f} px."
+    note = (
+        f"focal length {focal:.0f} px (of stored pictures) by structure from motion: {registered} of {asked} pictures, "
+        f"{found['error_px']:.2f} px."
+    )
     return CameraEstimate(better, "sfm", (note,))
 
 
 def _unchanged(estimate: CameraEstimate, why: str) -> CameraEstimate:
-    return CameraEstimate(
-        estimate.camera, estimate.origin, (*estimate.notes, f"{why}: the focal length is estimated from the template. --focal-35mm gives it.")
-    )
+    note = f"{why}: the focal length is estimated from the template. --focal-35mm gives it."
+    return CameraEstimate(estimate.camera, estimate.origin, (*estimate.notes, note))

@@ -105,7 +105,8 @@ def compare_captures(ours: Capture, theirs: Capture) -> Evaluation:
         scale=s,
         all=_errors(np.ones(len(a), dtype=bool), rotation, position, surface),
         sectors={
-            f"{lo:.0f}-{min(hi, 180):.0f}": _errors((np.abs(yaw) >= lo) & (np.abs(yaw) < hi), rotation, position, surface) for lo, hi in SECTORS
+            f"{lo:.0f}-{min(hi, 180):.0f}": _errors((np.abs(yaw) >= lo) & (np.abs(yaw) < hi), rotation, position, surface)
+            for lo, hi in SECTORS
         },
         correlation=correlation,
         frontal_pictures=int(frontal.sum()),
@@ -145,7 +146,9 @@ def video_times(capture: Capture) -> Float[Array, "N"]:
     return times
 
 
-def joint_transforms(template: RiggedTemplate, rotations: Float[Array, "N J 3"], translation: Float[Array, "N 3"]) -> Float[Array, "N J 4 4"]:
+def joint_transforms(
+    template: RiggedTemplate, rotations: Float[Array, "N J 3"], translation: Float[Array, "N 3"]
+) -> Float[Array, "N J 4 4"]:
     """From rest pose to posed space, for each joint."""
     rig = Rig.from_template(template, dtype=torch.float64)
     return rig.joint_transforms(torch.as_tensor(rotations, dtype=torch.float64), torch.as_tensor(translation, dtype=torch.float64)).numpy()

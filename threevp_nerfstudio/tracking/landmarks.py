@@ -174,7 +174,8 @@ def mouth_opening(points: Float[Array, "N 478 2"]) -> Float[Array, "N"]:
 
 def user_landmarks(path: Path, count: int, scale: float, offset: tuple[int, int], rows: Int[Array, "N"]) -> Landmarks:
     """Landmarks from the user's .npz: `landmarks` (N, 478, 2) in pixels of the video, NaN where there is no face, and optionally
-    `score` (N,). `scale` and `offset` (left, top of the crop) bring them to the stored pictures; of `count` rows in all, `rows` are tracked. Raises `FootageError`.
+    `score` (N,). `scale` and `offset` (left, top of the crop) bring them to the stored pictures; of `count` rows in all,
+    `rows` are tracked. Raises `FootageError`.
     """
     arrays = read_arrays(path)
     points = arrays.get("landmarks")

@@ -177,7 +177,9 @@ def user_mattes(directory: Path) -> list[Path]:
     from threevp_nerfstudio.tracking.video import PICTURES
 
     if not directory.is_dir():
-        raise FootageError(f"--mattes {directory} is no folder; give a folder with one grey picture per picture of the video, 255 on the subject.")
+        raise FootageError(
+            f"--mattes {directory} is no folder; give a folder with one grey picture per picture of the video, 255 on the subject."
+        )
     files = sorted(p for p in directory.iterdir() if p.suffix.lower() in PICTURES)
     if not files:
         raise FootageError(f"--mattes {directory} holds no pictures; one grey picture per picture of the video is expected.")

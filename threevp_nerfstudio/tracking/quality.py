@@ -96,11 +96,15 @@ def exposure_notes(quality: PictureQuality, keep: Bool[Array, "N"], times: Float
         note("all pictures are very blurred: the face's expressions cannot be told. Focus on the face, and hold the camera still.")
     blurred = keep & (sharp < 0.4 * np.median(sharp[keep]))
     if blurred.sum() > 2:
-        note(f"{int(blurred.sum())} pictures are much more blurred than the others ({spans(blurred, times)}): turn more slowly, or give more light.")
+        note(
+            f"{int(blurred.sum())} pictures are much more blurred than the others ({spans(blurred, times)}): "
+            "turn more slowly, or give more light."
+        )
 
 
 def spans(mask: Bool[Array, "N"], times: Float[Array, "N"], most: int = 5) -> str:
     """The stretches of time where `mask` is set."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(int), [0]])))
-    parts = [f"{times[a]:.1f} to {times[b - 1]:.1f} s" if b - a > 1 else f"{times[a]:.1f} s" for a, b in zip(edges[::2], edges[1::2], strict=True)]
+    stretches = zip(edges[::2], edges[1::2], strict=True)
+    parts = [f"{times[a]:.1f} to {times[b - 1]:.1f} s" if b - a > 1 else f"{times[a]:.1f} s" for a, b in stretches]
     return ", ".join(parts[:most]) + (f" and {len(parts) - most} more" if len(parts) > most else "")

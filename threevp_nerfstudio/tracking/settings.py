@@ -35,15 +35,18 @@ class TrackSettings:
     size: int = 512
     """Longer side of the pictures that are stored and tracked, pixels. Larger ones are reduced."""
     crop: str = "auto"
-    """`auto` cuts pictures to the subject where that leaves out much; `none` keeps them whole; or left,top,width,height in pixels of the video."""
+    """`auto` cuts pictures to the subject where that leaves out much; `none` keeps them whole; or left,top,width,height in pixels
+    of the video."""
     plate: Path | None = None
     """A picture of the empty room from the same camera, for better mattes."""
     mattes: Path | None = None
-    """Folder of your own mattes (grey, 255 = subject), one per picture that is read, in order of their names. Wins over everything else."""
+    """Folder of your own mattes (grey, 255 = subject), one per picture that is read, in order of their names. Wins over
+    everything else."""
     install: bool = True
     """Get MediaPipe (35 MB) from the package index on first use. With --no-install a missing MediaPipe is an error."""
     landmarks: Path | None = None
-    """Your own face landmarks: .npz with `landmarks` (N, 478, 2) in pixels of the video (MediaPipe's face mesh), NaN where there is no face."""
+    """Your own face landmarks: .npz with `landmarks` (N, 478, 2) in pixels of the video (MediaPipe's face mesh), NaN where there
+    is no face."""
     turn_end: float | None = None
     """Second at which the turn ends and the performance begins; found by itself otherwise."""
     focal_px: float | None = None

@@ -72,11 +72,13 @@ def without_turn(landmarks: Landmarks, yaw: Float[Array, "N"], times: Float[Arra
     count = len(times)
     seen = np.isfinite(yaw)
     if seen.sum() < 2:
-        return Split(0, max(1, count // 2), False, "no face was found: the turn cannot be told from the performance. Give --turn-end SECONDS.")
+        note = "no face was found: the turn cannot be told from the performance. Give --turn-end SECONDS."
+        return Split(0, max(1, count // 2), False, note)
     opening = mouth_opening(landmarks.points)
     closed = ~(opening > np.nanquantile(np.where(seen, opening, np.nan), 0.2) + 0.12)
     low, high = np.nanquantile(yaw, 0.05), np.nanquantile(yaw, 0.95)
-    reach_low, reach_high = np.minimum.accumulate(np.where(seen, yaw, np.inf)), np.maximum.accumulate(np.where(seen, yaw, -np.inf))
+    reach_low = np.minimum.accumulate(np.where(seen, yaw, np.inf))
+    reach_high = np.maximum.accumulate(np.where(seen, yaw, -np.inf))
     swept = (np.minimum(reach_high, high) - np.maximum(reach_low, low)) >= 0.8 * (high - low)
     at_least = int(np.searchsorted(times, times[0] + 1.0))
     end = max(int(swept.argmax()) + 1, at_least)
@@ -88,8 +90,8 @@ def without_turn(landmarks: Landmarks, yaw: Float[Array, "N"], times: Float[Arra
         0,
         end,
         False,
-        f"no full turn was seen: the head's yaw spans {np.nanmin(yaw):.0f}° to {np.nanmax(yaw):.0f}°. What was never seen stays as the body "
-        f"model has it. For a whole head, turn once all the way round on the chair, face neutral, before you perform.",
+        f"no full turn was seen: the head's yaw spans {np.nanmin(yaw):.0f}° to {np.nanmax(yaw):.0f}°. What was never seen stays as "
+        "the body model has it. For a whole head, turn once all the way round on the chair, face neutral, before you perform.",
     )
 
 

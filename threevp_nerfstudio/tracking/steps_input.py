@@ -19,7 +19,15 @@ from threevp_nerfstudio.tracking.footage import Footage, PinholeCamera
 from threevp_nerfstudio.tracking.framing import automatic_crop, parse_crop
 from threevp_nerfstudio.tracking.ingest import Geometry, Source, ingest, plan_geometry
 from threevp_nerfstudio.tracking.landmarks import assemble, face_detector, find_in, user_landmarks
-from threevp_nerfstudio.tracking.mattes import Segment, learn_room, matte_quality, person_segmenter, read_matte, refine, user_mattes
+from threevp_nerfstudio.tracking.mattes import (
+    Segment,
+    learn_room,
+    matte_quality,
+    person_segmenter,
+    read_matte,
+    refine,
+    user_mattes,
+)
 from threevp_nerfstudio.tracking.quality import exposure_notes, matte_notes, picture_quality, usable_pictures
 from threevp_nerfstudio.tracking.settings import TrackSettings
 from threevp_nerfstudio.tracking.split import Split, find_split, split_at
@@ -146,7 +154,9 @@ def _user_mattes(job: Job, stored: Stored, writer: PictureWriter) -> None:
     files = user_mattes(job.settings.mattes)
     total = len(read_arrays(job.workspace.root / "frames" / "pictures.npz")["times"])
     if len(files) != total:
-        raise FootageError(f"--mattes {job.settings.mattes} holds {len(files)} pictures, {total} were read from the video; one each is needed, in order.")
+        raise FootageError(
+            f"--mattes {job.settings.mattes} holds {len(files)} pictures, {total} were read from the video; one each is needed, in order."
+        )
     first = read_json(job.workspace.root / "frames" / "frames.json")["first"]
     for i in range(len(stored.times)):
         matte = read_matte(files[first + i])
@@ -286,8 +296,8 @@ def _several_people(job: Job, rgb: Array, detect, times: Array) -> None:
             two.append(times[i])
     if len(two) >= 2:
         job.note(
-            f"two faces are in view at {', '.join(f'{t:.1f} s' for t in two[:5])}: the larger subject is tracked, the other may spoil the mattes. "
-            "Record one person, or cut the picture with --crop left,top,width,height."
+            f"two faces are in view at {', '.join(f'{t:.1f} s' for t in two[:5])}: the larger subject is tracked, the other may spoil "
+            "the mattes. Record one person, or cut the picture with --crop left,top,width,height."
         )
 
 
@@ -310,7 +320,7 @@ def camera_stage(job: Job) -> None:
         raise FootageError("--sfm on needs pycolmap: pip install pycolmap")
     if s.sfm != "off" and estimate.origin != "user":
         if not sfm_available():
-            job.note("the focal length is estimated from the template alone; with pycolmap installed (pip install pycolmap) it is usually better.")
+            job.note("the focal length is estimated from the template alone; pycolmap (pip install pycolmap) usually finds it better.")
         elif split.full_turn or s.sfm == "on":
             job.progress("structure from motion (a minute or so)", 0, 1)
             estimate = refine_by_sfm(estimate, rgb, alpha, split.mask(len(rgb)))

@@ -42,7 +42,8 @@ def template_stage(job: Job) -> None:
         body = _smplx(job.settings)
     fitted = fit_template(footage, options, body=body, template=given, progress=job.progress)
     fitted.save(job.workspace.folder("template") / "fitted.npz")
-    job.note(f"focal length {fitted.camera.fx:.0f} px of stored pictures ({estimate.origin}{'' if estimate.known else ', refined by the template'}).")
+    refined = "" if estimate.known else ", refined by the template"
+    job.note(f"focal length {fitted.camera.fx:.0f} px of stored pictures ({estimate.origin}{refined}).")
     job.note(f"the turn covers {np.degrees(fitted.turn.covered):.0f}°, widest gap {np.degrees(fitted.turn.widest_gap):.0f}°.")
 
 

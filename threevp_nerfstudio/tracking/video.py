@@ -126,7 +126,9 @@ def _first_frame(container: Any, stream: Any, path: Path) -> Any:
         for frame in container.decode(stream):
             return frame
     except av.error.FFmpegError as error:
-        raise FootageError(f"{path}: its first picture cannot be decoded ({error}); convert the file with FFmpeg, or copy it again.") from error
+        raise FootageError(
+            f"{path}: its first picture cannot be decoded ({error}); convert the file with FFmpeg, or copy it again."
+        ) from error
     raise FootageError(f"{path} has a video track without pictures; copy the file again.")
 
 
@@ -176,7 +178,9 @@ def _packets(container: Any, stream: Any, clip: Clip, notes: list[str]) -> Itera
         except StopIteration:
             return
         except av.error.FFmpegError as error:
-            notes.append(f"{clip.path.name}: reading stopped early ({error}); what came before is tracked. Copy the file again for the rest.")
+            notes.append(
+                f"{clip.path.name}: reading stopped early ({error}); what came before is tracked. Copy the file again for the rest."
+            )
             return
 
 
