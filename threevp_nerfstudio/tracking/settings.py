@@ -56,7 +56,8 @@ class TrackSettings:
     distortion: tuple[float, ...] = ()
     """Lens distortion k1 k2 p1 p2 in OpenCV's terms, if you know it."""
     sfm: Literal["auto", "on", "off"] = "auto"
-    """Focal length by structure from motion over the turn with pycolmap. `auto`: where pycolmap is installed and the focal length is not given."""
+    """Focal length by structure from motion over the turn with pycolmap. `auto`: where pycolmap is installed and the focal length
+    is not given."""
     template: Path | None = None
     """Your own rigged template.npz (threevp template): its shape is kept, only poses and colours are found."""
     body: Literal["anny", "smplx"] = "anny"
