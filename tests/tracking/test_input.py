@@ -44,6 +44,7 @@ def face(yaw_deg: float, at: tuple[float, float] = (128.0, 128.0), opening: floa
     points[454], points[234] = (38, 0, -5), (-38, 0, -5)
     points[10], points[152] = (0, -45, -30), (0, 45, -30)
     points[33], points[263] = (-20, -10, -30), (20, -10, -30)
+    points[1] = (0, 5, -48)
     points[13], points[14] = (0, 20, -38), (0, 20 + 40 * opening, -38)
     a = np.radians(-yaw_deg)  # the subject's left to the front: turned to the picture's left
     R = np.array([[np.cos(a), 0, -np.sin(a)], [0, 1, 0], [np.sin(a), 0, np.cos(a)]])
@@ -162,7 +163,7 @@ def test_focal_length_from_metadata():
 def test_focal_length_from_the_user():
     estimate = first_estimate(GEOMETRY, {"focallengthin35mmfilm": "26"}, 1500.0, None, (0.1, 0.0, 0.0, 0.0))
     assert estimate.known and estimate.camera.fx == 750 and estimate.camera.distortion[0] == 0.1
-    assert first_estimate(GEOMETRY, {}, None, 50.0, ()).camera.fx == pytest.approx(focal_px(50, 1920, 1080) / 2)
+    assert first_estimate(GEOMETRY, {}, None, 50.0, ()).camera.fx == pytest.approx(focal_px(50.0, 1920, 1080) / 2)
     for wrong, message in (
         ({"focal": 1.0, "focal_35mm": 2.0, "distortion": ()}, "give one of them"),
         ({"focal": -1.0, "focal_35mm": None, "distortion": ()}, "is positive"),

@@ -157,11 +157,11 @@ def split_runs(yaw: Float[Array, "N"], times: Float[Array, "N"]) -> list[tuple[i
 
 
 def _near_gap(runs: list[tuple[int, int]], i: int, times: Float[Array, "N"], before: bool, longest: float = 0.4) -> bool:
-    """Whether another, longer run is within `longest` seconds of picture `i`: the face was missed for a moment only."""
+    """Whether another run that lasts is within `longest` seconds of picture `i`: the face was missed for a moment only."""
     own = next(r for r in runs if r[0] <= i < r[1])
     for a, b in runs:
         gap = times[i] - times[b - 1] if before else times[a] - times[i]
-        if (a, b) != own and 0 < gap <= longest and b - a >= own[1] - own[0]:
+        if (a, b) != own and 0 < gap <= longest and b - a >= min(5, own[1] - own[0]):
             return True
     return False
 

@@ -35,7 +35,7 @@ class Split:
 def find_split(landmarks: Landmarks, times: Float[Array, "N"]) -> Split:
     """The first full turn from the video's start; without one, the first sweep with a closed mouth."""
     yaw = np.where(landmarks.score > 0, landmarks.yaw_deg, np.nan)
-    seen = np.flatnonzero(np.isfinite(yaw))
+    seen = np.flatnonzero(np.isfinite(yaw)).tolist()
     for a, b in zip(seen[:-1], seen[1:], strict=True):
         if times[b] - times[a] < HIDDEN_FOR:
             continue

@@ -147,6 +147,7 @@ def mattes_stage(job: Job) -> None:
     exposure_notes(pictures, keep, stored.times, job.note)
     write_arrays(folder / "mattes.npz", keep=keep, **vars(quality), **vars(pictures))
     _select(stored.rgb, alpha, keep, folder)
+    (folder / "coarse.npy").unlink(missing_ok=True)
 
 
 def _user_mattes(job: Job, stored: Stored, writer: PictureWriter) -> None:
