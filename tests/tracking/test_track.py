@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from tests.tracking.turning_person import CHAIR, exactly_fitted, film, person, pose_at
 from threevp_nerfstudio.body.rig import Rig
@@ -74,11 +75,9 @@ def test_an_unseen_expression_returns_to_neutral_with_low_confidence(tracked):
 def test_folding_into_the_cameras_keeps_every_point_of_the_picture(tracked):
     template, rig, _, footage, _, result = tracked
     motion, cameras = result.to_motion(), result.camera_to_world()
-    import torch
-
-    world = Rig(template, torch.float64).pose(
-        *(torch.as_tensor(np.asarray(part, dtype=np.float64)) for part in (motion.joint_rotations, motion.root_translation, motion.expression))
-    ).numpy()
+    parts = (motion.joint_rotations, motion.root_translation, motion.expression)
+    posing = Rig(template, torch.float64)
+    world = posing.pose(*(torch.as_tensor(np.asarray(part, dtype=np.float64)) for part in parts)).numpy()
     for i in (0, 7, TURN + 3, TURN + PLAY - 1):
         local = (world[i] - cameras[i, :3, 3]) @ cameras[i, :3, :3]  # OpenGL axes
         seen = footage.camera.fx * np.stack([local[:, 0], -local[:, 1]], 1) / -local[:, 2:] + footage.camera.cx
