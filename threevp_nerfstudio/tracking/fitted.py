@@ -110,7 +110,7 @@ class FittedTemplate:
             raise TrackError(f"{path} is no fitted template ({error}); run the template stage again.") from error
 
 
-def azimuth_of(T_camera_root: Float[Array, "*n 4 4"]) -> Float[Array, "*n"]:
+def azimuth_of(T_camera_root: Float[Array, "*n 4 4"]) -> float | Float[Array, "*n"]:
     """Azimuth of the camera about the template's root, as `capture.frames.yaw_deg` has it, in radians in (-pi, pi].
 
     Taken from the viewing axis, so that it does not depend on where the subject sits in the picture's depth.

@@ -25,6 +25,7 @@ from threevp_nerfstudio.tracking.fitted import azimuth_of
 from threevp_nerfstudio.tracking.footage import PinholeCamera
 from threevp_nerfstudio.tracking.parts import Parts, vertex_areas
 from threevp_nerfstudio.tracking.posing import Freedoms, Points, Pose, PosedRig, head_pivot, middle, step_pose
+from threevp_nerfstudio.tracking.shared_colours import SharedColours
 from threevp_nerfstudio.tracking.terms import System, add_colours, add_landmarks, add_outline, colour_term
 from threevp_nerfstudio.tracking.visibility import Observer, View, overlap
 
@@ -38,8 +39,8 @@ LANDMARKS_COUNT, OUTLINE_COUNT, COLOURS_COUNT = 30.0, 60.0, 150.0
 """As how many independent measurements landmarks, outline and colours of one picture count."""
 LOPSIDED = 0.08
 """How far a shape parameter usually differs between the two sides of a face."""
-COLOURED = 700
-"""Vertices of one picture whose colours are compared."""
+COLOURED = 2400
+"""Vertices whose colours are compared; a third of them are seen in a picture."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class TurnProblem:
         areas = vertex_areas(body.template.vertices, body.template.faces)
         self.importance = areas * np.where(parts.face, 2.0, 1.0)
         self.order = np.random.default_rng(0).permutation(len(areas))
+        self.sample = self.order[parts.skin[self.order]][:COLOURED]
 
     def fit(
         self,
@@ -131,6 +133,7 @@ class TurnProblem:
         """The system at an estimate, and how well it meets the pictures."""
         rig, each = self.rig(estimate), self.sway.count
         system = System.empty(self.head + each * len(self.pictures))
+        shared = SharedColours(self.sample, len(self.order), len(system.g))
         landmarks, outlines, ious, colours = [], [], [], []
         for k, pose in enumerate(estimate.poses):
             seen = self.seen(k, estimate)
@@ -141,8 +144,12 @@ class TurnProblem:
             outlines.append(self._outline(part, seen, rig, pose, basis, view, dressed))
             landmarks.append(self._landmarks(part, seen, rig, pose, basis))
             if looks is not None:
-                colours.append(self._colours(part, seen, rig, pose, basis, view, looks, level))
-            _scatter(system, part, k, self.head, each)
+                rows, term = self._colours(part, seen, rig, pose, basis, view, looks, level)
+                shared.add(rows, term, COLOURS_COUNT, _columns(k, self.head, each))
+                colours.append(np.abs(term.residual).mean(1))
+            _scatter(system, part, _columns(k, self.head, each))
+        if looks is not None:
+            shared.eliminate(system)
         self._priors(system, estimate)
 
         def mean(values: list[Array]) -> float:
@@ -161,14 +168,14 @@ class TurnProblem:
             weight = np.where(inside, weight, np.maximum(weight, 0.6))
         return np.abs(add_outline(part, seen, placed, J, weight, OUTLINE_COUNT))
 
-    def _colours(self, part, seen, rig, pose, basis, view: View, looks: Appearance, level: int) -> Array:
+    def _colours(self, part, seen, rig, pose, basis, view: View, looks: Appearance, level: int):
         usable = view.visible & (looks.trust > 0.3) & (view.facing > 0.2)
-        rows = self.order[usable[self.order]][:COLOURED]
+        rows = self.sample[usable[self.sample]]
         placed, J = self._jacobian(rig, rig.points.take(rows), pose, basis[:, rows])
         weight = self.importance[rows] * view.facing[rows] * looks.trust[rows]
         term = colour_term(seen, level, placed, J, looks.predicted(level, rows, view.normals[rows]), weight / weight.mean())
         add_colours(part, term, COLOURS_COUNT)
-        return np.abs(term.residual).mean(1)
+        return rows, term
 
     def _landmarks(self, part: System, seen: Evidence, rig: PosedRig, pose: Pose, basis: Array) -> Array:
         if seen.landmark_score < 0.3 or abs(azimuth_of(pose.T_camera_root)) > LANDMARKS_SEEN:
@@ -252,10 +259,14 @@ def outline_trust(parts: Parts, dressed: bool) -> Float[Array, "V"]:
     return np.where(parts.face, 1.0, np.where(parts.hair, hair, np.where(parts.clothed, clothes, 0.8)))
 
 
-def _scatter(system: System, part: System, f: int, head: int, each: int) -> None:
-    index = np.concatenate([np.arange(head), head + f * each + np.arange(each)])
-    system.H[np.ix_(index, index)] += part.H
-    system.g[index] += part.g
+def _columns(k: int, head: int, each: int) -> Array:
+    """Where the shared parameters and picture `k`'s own stand in the whole system."""
+    return np.concatenate([np.arange(head), head + k * each + np.arange(each)])
+
+
+def _scatter(system: System, part: System, columns: Array) -> None:
+    system.H[np.ix_(columns, columns)] += part.H
+    system.g[columns] += part.g
     system.cost += part.cost
 
 

@@ -210,7 +210,8 @@ class _Tracker:
 
     def _joined(self, state: _State, k: int, i: int) -> bool:
         """Neighbours tell of each other, unless one is lost, or the track jumped between them."""
-        return not state.lost[k] and not state.restarted[max(k, i)] and self.footage.static[k] == self.footage.static[i]
+        apart = state.lost[k] or state.restarted[max(k, i)] or self.footage.static[k] != self.footage.static[i]
+        return not bool(apart)
 
     # ---- one picture -----------------------------------------------------------------------------------------------
 

@@ -45,7 +45,7 @@ class TurnPrior:
         return inner + self.rate * (np.minimum(t - self.times[0], 0) + np.maximum(t - self.times[-1], 0))
 
 
-def rotation_about_z(angle: Float[Array, "*n"]) -> Float[Array, "*n 3 3"]:
+def rotation_about_z(angle: float | Float[Array, "*n"]) -> Float[Array, "*n 3 3"]:
     """Turns about the template's vertical axis."""
     return Rotation.from_rotvec(np.asarray(angle)[..., None] * np.array([0.0, 0.0, 1.0])).as_matrix()
 
