@@ -85,7 +85,7 @@ def test_a_subject_who_leaves_is_tracked_where_it_is(tmp_path: Path, wall: np.nd
     pictures = scene(FRAMES, 96, 96, background=wall)[0]
     pictures[20:30] = wall
     workspace = run(tmp_path, "mattes", video=encode(tmp_path / "v.mp4", pictures, 30))
-    assert any("out of the picture" in note and "10 pictures" in note for note in workspace.notes())
+    assert any("out of the picture" in note and "10 pictures" in note for note in workspace.notes()), workspace.notes()
     stored, rgb, alpha, rows = steps_input.selected(workspace)
     assert len(rows) == len(rgb) == len(alpha) == 50 and not {20, 29} & set(rows.tolist())
     assert (np.asarray(alpha) > 127).any((1, 2)).all()

@@ -137,9 +137,10 @@ def find_cuts(thumbs: UInt8[Array, "N t t 3"], clips: Array, times: Array, notes
     border = np.ones((THUMB, THUMB), dtype=bool)
     border[3:, 5:-5] = False
     cuts, jumps = [], []
-    size = thumbs.astype(np.float32)
-    size *= (size.mean() / size.mean((1, 2, 3), keepdims=True).clip(1.0)).clip(0.5, 2.0)  # exposure may drift or flicker
-    change = np.abs(np.diff(size, axis=0)).mean(-1)
+    x = thumbs.astype(np.float32)
+    brightness = np.median(x[:, border].mean(-1), axis=1).clip(1.0)
+    gain = (brightness[1:] / brightness[:-1]).clip(0.6, 1.7)[:, None, None, None]  # exposure may drift or flicker
+    change = np.abs(x[1:] - gain * x[:-1]).mean(-1)
     usual = float(np.median(change.mean((1, 2)))) if len(change) else 0.0
     for i, moved in enumerate(change, start=1):
         whole = float(moved.mean())

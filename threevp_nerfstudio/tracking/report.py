@@ -117,7 +117,7 @@ def build_page(data: ReportData, numbers: dict, progress: Progress) -> str:
     times, yaw = footage.times, np.degrees(track.azimuth)
     shift, turn = head_jitter(data.fitted.template, track)
     curves = [
-        ("yaw", yaw, "degrees"),
+        ("yaw", unbroken(yaw), "degrees"),
         ("silhouette", track.silhouette_iou, "IoU"),
         ("colour error", track.photometric_error, ""),
         ("landmarks", track.landmark_error_px, "pixels"),
@@ -154,6 +154,13 @@ def build_page(data: ReportData, numbers: dict, progress: Progress) -> str:
     ]
     body = "\n".join(f"<section><h2>{html.escape(title)}</h2>{content}</section>" for title, content in sections)
     return PAGE.format(title=html.escape(data.title), tiles=_tiles(numbers), body=body)
+
+
+def unbroken(yaw: Float[Array, "N"]) -> Float[Array, "N"]:
+    """The yaw with a gap in place of its jump from 180 to -180 degrees."""
+    drawn = yaw.copy()
+    drawn[1:][np.abs(np.diff(yaw)) > 180] = np.nan
+    return drawn
 
 
 def worst_rows(track: Track, count: int = WORST) -> Int[Array, "k"]:
