@@ -41,8 +41,11 @@ class Track(TrackSettings):
             raise FootageError("what shall be tracked? Give --video, or --static and --dynamic, or --evaluate for a capture that is there.")
         if self.evaluate is not None:
             from threevp_nerfstudio.tracking.evaluate import compare, print_evaluation
+            from threevp_nerfstudio.tracking.store import write_json
 
-            print_evaluation(console, compare(self.output, self.evaluate))
+            found = compare(self.output, self.evaluate)
+            print_evaluation(console, found)
+            write_json(self.output / "evaluation.json", found.as_json())
 
     def track(self, console: Console) -> None:
         """All stages that are not done."""

@@ -107,3 +107,19 @@ def test_small_pieces():
     np.testing.assert_allclose(T[:3, :3], R[1], atol=1e-9)
     assert np.linalg.det(nearest_rotation(np.diag([1.0, 1.0, -1.0]))) == pytest.approx(1.0)
     assert np.isnan(correlate(np.zeros(5), np.arange(5.0))) and correlate(np.arange(5.0), 2 * np.arange(5.0)) == pytest.approx(1.0)
+
+
+def test_the_command_compares_and_refuses_to_guess(tiny_capture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    import json
+    import shutil
+
+    from threevp_nerfstudio.cli import entry_point
+
+    ours = tmp_path / "ours"
+    shutil.copytree(tiny_capture, ours)
+    entry_point(["track", "--output", str(ours), "--evaluate", str(tiny_capture)])
+    assert "42 of 42 pictures of the truth are tracked" in capsys.readouterr().out
+    found = json.loads((ours / "evaluation.json").read_text())
+    assert found["all"]["rotation_mean_deg"] < 1e-3 and found["jaw_deg"] is None
+    with pytest.raises(SystemExit, match="what shall be tracked"):
+        entry_point(["track", "--output", str(ours)])

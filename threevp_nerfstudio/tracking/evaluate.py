@@ -78,7 +78,18 @@ class Evaluation:
     """Per matched picture."""
 
     def as_json(self) -> dict:
-        return asdict(self)
+        """With null in place of NaN."""
+        content = without_nan(asdict(self))
+        assert isinstance(content, dict)
+        return content
+
+
+def without_nan(value: object) -> object:
+    if isinstance(value, dict):
+        return {k: without_nan(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(v) for v in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def compare(tracked: Path | str, truth: Path | str) -> Evaluation:
