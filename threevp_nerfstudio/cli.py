@@ -13,6 +13,12 @@ from threevp_nerfstudio.errors import ThreeVPError
 
 # subcommand -> (module, dataclass, one line for --help)
 COMMANDS = {
+    "track": ("threevp_nerfstudio.track_command", "Track", "from your own video to a tracked capture; compare with a known one"),
+    "install-mediapipe": (
+        "threevp_nerfstudio.tracking.mediapipe_home",
+        "InstallMediaPipe",
+        "what track needs to find person and face, beside nerfstudio's OpenCV",
+    ),
     "template": ("threevp_nerfstudio.template_command", "Template", "rigged template from Anny, SMPL-X or your own scan"),
     "convert-expressions": (
         "threevp_nerfstudio.template_command",

@@ -1,0 +1,164 @@
+"""Mattes follow the true outline better than the segmentation they start from; decoys in the room are not the subject."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.tracking.footage_files import scene
+from threevp_nerfstudio.errors import FootageError
+from threevp_nerfstudio.tracking import mediapipe_home
+from threevp_nerfstudio.tracking.background import diverse, from_plate, learn_background
+from threevp_nerfstudio.tracking.mattes import (
+    fill_holes,
+    guided_filter,
+    iou,
+    learn_room,
+    matte_quality,
+    read_matte,
+    refine,
+    user_mattes,
+)
+from threevp_nerfstudio.tracking.quality import exposure_notes, picture_quality, spans, usable_pictures
+
+SIZE = 128
+
+
+def coarse(mask: np.ndarray, shift: int = 3) -> np.ndarray:
+    """What a segmentation network makes of a mask: soft, and a few pixels off."""
+    moved = np.roll(mask.astype(np.float32), shift, axis=1)
+    return (cv2.GaussianBlur(moved, (0, 0), 2.0) * 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def known() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Pictures, true masks, coarse probabilities, and the empty room: noise, and a ball that the network takes for a person."""
+    wall = scene(1, SIZE, SIZE)[0][0] * 0 + 120
+    wall = (wall + 40 * np.sin(np.arange(SIZE)[:, None, None] / 9) + 20 * np.cos(np.arange(SIZE)[None, :, None] / 5)).astype(np.uint8)
+    ball = (np.hypot(*(np.mgrid[0:SIZE, 0:SIZE] - np.array([70, 112])[:, None, None])) < 9)
+    wall[ball] = (20, 150, 140)
+    pictures, masks = scene(24, SIZE, SIZE, background=wall)
+    rng = np.random.default_rng(0)
+    noisy = (pictures + rng.normal(0, 1.5, pictures.shape)).clip(0, 255).astype(np.uint8)
+    P = np.stack([np.maximum(coarse(m), coarse(ball & ~m, 0)) for m in masks])
+    return noisy, masks, P, wall
+
+
+def test_refined_mattes_are_better_than_what_they_start_from(known):
+    pictures, masks, P, _ = known
+    room = learn_room(pictures, P)
+    plain = [iou(p > 127, m) for p, m in zip(P, masks, strict=True)]
+    fine = [iou(refine(x, p, room, None) > 127, m) for x, p, m in zip(pictures, P, masks, strict=True)]
+    assert np.mean(plain) < 0.93 < 0.97 < np.mean(fine)
+    assert min(fine) > 0.94
+
+
+def test_the_room_is_learned_where_it_is_uncovered(known):
+    pictures, masks, P, wall = known
+    room = learn_background(pictures, P)
+    assert not room.known[masks.all(0)].any()  # what is always covered stays unknown
+    assert room.known[~masks.any(0)].mean() > 0.8
+    assert np.abs(room.colour - wall)[room.known].mean() < 2.5
+
+
+def test_a_plate_alone_is_enough(known):
+    pictures, masks, _, wall = known
+    fits = [iou(refine(x, None, from_plate(wall), None) > 127, m) for x, m in zip(pictures, masks, strict=True)]
+    assert np.mean(fits) > 0.96
+
+
+def test_of_two_people_the_one_before_is_kept():
+    picture = np.full((160, 160, 3), 90, np.uint8)
+    left, right = np.zeros((160, 160), np.uint8), np.zeros((160, 160), np.uint8)
+    left[20:150, 10:75], right[50:130, 100:150] = 255, 255
+    P = np.maximum(left, right)
+    assert iou(refine(picture, P, None, None) > 127, left > 0) > 0.95
+    assert iou(refine(picture, P, None, right) > 127, right > 0) > 0.95
+
+
+def test_guided_filter_keeps_constants_and_follows_edges():
+    picture = np.zeros((40, 40, 3), np.uint8)
+    picture[:, 20:] = 200
+    ones = np.ones((40, 40), np.float32)
+    np.testing.assert_allclose(guided_filter(picture, 0.3 * ones), 0.3, atol=1e-3)
+    step = (np.arange(40) >= 20).astype(np.float32)[None] * ones
+    smooth = guided_filter(picture, cv2.GaussianBlur(step, (0, 0), 1.5))
+    assert smooth[20, 16] < 0.25 and smooth[20, 23] > 0.75
+
+
+def test_holes_are_filled_and_gaps_are_not():
+    mask = np.ones((20, 20), dtype=bool)
+    mask[8:10, 8:10] = False
+    mask[0:6, 0:3] = False
+    filled = fill_holes(mask, 10)
+    assert filled[8, 8] and not filled[2, 1]
+
+
+def test_diverse_pictures_differ():
+    thumbs = np.zeros((20, 4, 4, 3), np.uint8)
+    thumbs[7], thumbs[15] = 200, 100
+    assert {7, 15} <= set(diverse(thumbs, 3).tolist())
+
+
+def test_pictures_without_the_subject_are_left_out(known):
+    _, masks, _, _ = known
+    alpha = masks.astype(np.uint8) * 255
+    alpha[5:8] = 0
+    said: list[str] = []
+    keep = usable_pictures(matte_quality(alpha, None), np.arange(24) / 10, said.append)
+    assert np.flatnonzero(~keep).tolist() == [5, 6, 7] and "0.5 to 0.7 s: 3 pictures" in said[0]
+    with pytest.raises(FootageError, match="found in 0 of 24 pictures"):
+        usable_pictures(matte_quality(0 * alpha, None), np.arange(24.0), said.append)
+
+
+def test_blur_and_exposure_are_told(known):
+    pictures, masks, _, _ = known
+    alpha, times, keep = masks.astype(np.uint8) * 255, np.arange(24) / 10, np.ones(24, dtype=bool)
+    said: list[str] = []
+    exposure_notes(picture_quality(pictures, alpha), keep, times, said.append)
+    sharp = len(said)
+    exposure_notes(picture_quality((pictures * 0.25).astype(np.uint8), alpha), keep, times, said.append)
+    assert any("under-exposed" in s for s in said[sharp:])
+    with pytest.raises(FootageError, match="almost black"):
+        exposure_notes(picture_quality((pictures * 0.04).astype(np.uint8), alpha), keep, times, said.append)
+    with pytest.raises(FootageError, match="almost white"):
+        exposure_notes(picture_quality(np.full_like(pictures, 255), alpha), keep, times, said.append)
+    soft = [picture_quality(np.stack([cv2.GaussianBlur(p, (0, 0), b) for p in pictures]), alpha) for b in (1, 3, 6)]
+    assert np.all(np.diff([q.sharpness.mean() for q in soft]) < 0)
+    said.clear()
+    exposure_notes(replace(soft[2], sharpness=0.1 * soft[2].sharpness), keep, times, said.append)
+    assert any("very blurred" in s for s in said)
+    once = picture_quality(pictures, alpha)
+    once.sharpness[3:7] *= 0.2
+    exposure_notes(once, keep, times, said.append)
+    assert any("4 pictures are much more blurred" in s for s in said)
+
+
+def test_spans():
+    assert spans(np.array([1, 1, 0, 1], bool), np.array([0.0, 0.1, 0.2, 0.3])) == "0.0 to 0.1 s, 0.3 s"
+
+
+def test_the_users_mattes(tmp_path: Path):
+    with pytest.raises(FootageError, match="is no folder"):
+        user_mattes(tmp_path / "absent")
+    with pytest.raises(FootageError, match="holds no pictures"):
+        user_mattes(tmp_path)
+    Image.fromarray(np.full((4, 6), 200, np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_text("broken")
+    files = user_mattes(tmp_path)
+    assert (read_matte(files[0]) == 200).all()
+    with pytest.raises(FootageError, match="b.png is not a readable matte"):
+        read_matte(files[1])
+
+
+def test_a_missing_mediapipe_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(mediapipe_home.HOME_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(mediapipe_home.importlib.util, "find_spec", lambda name: None)
+    assert not mediapipe_home.available()
+    with pytest.raises(FootageError, match="threevp install-mediapipe"):
+        mediapipe_home.load()

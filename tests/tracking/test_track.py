@@ -1,0 +1,120 @@
+"""Tracking a synthetic subject whose motion is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tracking.turning_person import CHAIR, exactly_fitted, film, person, pose_at
+from threevp_nerfstudio.body.rig import Rig
+from threevp_nerfstudio.tracking.evidence import project
+from threevp_nerfstudio.tracking.posing import head_pose
+from threevp_nerfstudio.tracking.track import Track, TrackOptions, track
+
+TURN, PLAY = 16, 14
+JAW, BLINK = "jawOpen", "eyeBlinkLeft"
+
+
+@pytest.fixture(scope="module")
+def tracked():
+    template, rig, colours = person()
+    head = template.joint_names.index("head")
+    jaw = template.expression_names.index(JAW)
+    poses = [pose_at(rig, a) for a in np.linspace(0, 2 * np.pi, TURN)]
+    for t in np.linspace(0, 1, PLAY):  # looks up and to the side, opens the mouth, and turns away from the camera
+        azimuth = 2.6 * np.clip(2 * t - 1, 0, 1)
+        turn = np.array([0.15 * np.sin(3 * t), 0.0, 0.2 * np.sin(6 * t)])
+        poses.append(pose_at(rig, azimuth, joints={head: turn}, channels={jaw: np.clip(4 * t * (1 - t), 0, 1)}))
+    static = np.arange(TURN + PLAY) < TURN
+    footage = film(template, rig, colours, poses, static)
+    fitted = exactly_fitted(template, rig, footage, poses)
+    return template, rig, poses, footage, fitted, track(footage, fitted, TrackOptions(working_size=128))
+
+
+def errors(rig, template, poses, result: Track) -> tuple[np.ndarray, np.ndarray]:
+    """Degrees of the head's rotation, metres of its place."""
+    head = template.joint_names.index("head")
+    turns, places = [], []
+    for i, pose in enumerate(poses):
+        got = replace(pose, T_camera_root=result.T_camera_root[i], rotations=result.joint_rotations[i])
+        a, b = head_pose(rig, pose, head), head_pose(rig, got, head)
+        cosine = (np.trace(a[:3, :3] @ b[:3, :3].T) - 1) / 2
+        turns.append(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+        joint = np.append(rig.joints[head], 1.0)
+        places.append(np.linalg.norm((a - b) @ joint))
+    return np.array(turns), np.array(places)
+
+
+def test_a_known_motion_is_recovered_all_the_way_round(tracked):
+    template, rig, poses, _, _, result = tracked
+    turn, place = errors(rig, template, poses, result)
+    assert turn.mean() < 1.5 and turn.max() < 6.0
+    assert place.mean() < 0.005
+    assert not result.lost.any()
+
+
+def test_the_jaw_is_seen_from_the_front(tracked):
+    template, _, poses, _, _, result = tracked
+    jaw = template.expression_names.index(JAW)
+    seen = slice(TURN, TURN + PLAY // 2)
+    true = np.array([p.expression[jaw] for p in poses])[seen]
+    assert np.corrcoef(true, result.expression[seen, jaw])[0, 1] > 0.9
+
+
+def test_an_unseen_expression_returns_to_neutral_with_low_confidence(tracked):
+    _, _, poses, _, _, result = tracked
+    front, behind = TURN + PLAY // 2, TURN + PLAY - 1
+    assert abs(poses[behind].T_camera_root[2, 0]) < 1 and poses[behind].T_camera_root[2, 1] < 0
+    assert np.abs(result.expression[behind]).max() < 0.4 < result.expression[TURN : TURN + PLAY // 2].max()
+    assert result.confidence[behind, 1] < 0.5 * result.confidence[front, 1]
+
+
+def test_folding_into_the_cameras_keeps_every_point_of_the_picture(tracked):
+    template, rig, _, footage, _, result = tracked
+    motion, cameras = result.to_motion(), result.camera_to_world()
+    parts = (motion.joint_rotations, motion.root_translation, motion.expression)
+    posing = Rig(template, torch.float64)
+    world = posing.pose(*(torch.as_tensor(np.asarray(part, dtype=np.float64)) for part in parts)).numpy()
+    for i in (0, 7, TURN + 3, TURN + PLAY - 1):
+        local = (world[i] - cameras[i, :3, 3]) @ cameras[i, :3, :3]  # OpenGL axes
+        seen = footage.camera.fx * np.stack([local[:, 0], -local[:, 1]], 1) / -local[:, 2:] + footage.camera.cx
+        pose = replace(pose_at(rig, 0.0), T_camera_root=result.T_camera_root[i], rotations=result.joint_rotations[i])
+        pose = replace(pose, expression=result.expression[i])
+        tracked_xy, _ = project(footage.camera, rig.place(rig.points, pose).camera)
+        np.testing.assert_allclose(seen, tracked_xy, atol=1e-3)
+
+
+def test_a_track_survives_saving_and_stops_and_goes_on(tracked, tmp_path):
+    _, _, _, footage, fitted, result = tracked
+    file, calls = tmp_path / "state.npz", 0
+
+    def stop(*_):
+        nonlocal calls
+        calls += 1
+        if calls == 9:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        track(footage, fitted, TrackOptions(working_size=128), file, stop)
+    left = []
+    again = track(footage, fitted, TrackOptions(working_size=128), file, lambda *a: left.append(a))
+    assert left[0][1] in (9, 10)
+    np.testing.assert_allclose(again.T_camera_root, result.T_camera_root, atol=1e-6)
+    result.save(tmp_path / "track.npz")
+    np.testing.assert_array_equal(Track.load(tmp_path / "track.npz").expression, result.expression)
+
+
+def test_a_jump_is_found_again(tracked):
+    template, rig, poses, footage, fitted, _ = tracked
+    order = np.concatenate([np.arange(TURN), [TURN, TURN + 1, TURN + PLAY - 1]])  # a cut: from the front to the back
+    cut = replace(
+        footage, rgb=footage.rgb[order], alpha=footage.alpha[order], times=np.arange(len(order)) / 30, static=footage.static[order],
+        landmarks=footage.landmarks[order], landmark_score=footage.landmark_score[order],
+    )  # fmt: skip
+    result = track(cut, fitted, TrackOptions(working_size=128, backward_pass=False))
+    turn, _ = errors(rig, template, [poses[i] for i in order], result)
+    assert result.restarted[-1] and turn[-1] < 8.0
+    assert CHAIR.axis[2] == pytest.approx(1.7)

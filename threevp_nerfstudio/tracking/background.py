@@ -1,0 +1,167 @@
+"""The room behind the subject, learned from the video itself: the camera stands still, so what is uncovered comes back.
+
+`P` are coarse person probabilities of a segmentation network (uint8, 255 = person). They are wrong where the room looks
+like a person; what they take for a person but what is there unchanged whenever nothing moves before it, is room all the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+from numpy import ndarray as Array
+
+LOW_RESOLUTION = 128
+FREE_BELOW = 40
+"""Person probability (of 255) below which a pixel may be room."""
+MARGIN = 0.02
+"""Share of the picture's size that is kept clear of possible person."""
+NOISE_FLOOR = 1.5
+"""8-bit levels; codecs leave at least that."""
+
+
+@dataclass(frozen=True)
+class Background:
+    """Colours of the empty room."""
+
+    colour: Float[Array, "h w 3"]
+    known: Bool[Array, "h w"]
+    noise: Float[Array, "h w"]
+    """Standard deviation in 8-bit levels."""
+
+
+def from_plate(plate: UInt8[Array, "h w 3"], noise: float = 3.0) -> Background:
+    """A picture of the empty room, taken by the user."""
+    return Background(
+        plate.astype(np.float32), np.ones(plate.shape[:2], dtype=bool), np.full(plate.shape[:2], noise, dtype=np.float32)
+    )
+
+
+def diverse(thumbs: UInt8[Array, "N t u 3"], count: int) -> Int[Array, "K"]:
+    """Pictures that differ most from each other, in order of time: they show different parts of the room."""
+    x = thumbs.reshape(len(thumbs), -1).astype(np.float32)
+    chosen = [0]
+    distance = np.abs(x - x[0]).mean(1)
+    while len(chosen) < min(count, len(x)):
+        chosen.append(int(distance.argmax()))
+        distance = np.minimum(distance, np.abs(x - x[chosen[-1]]).mean(1))
+    return np.unique(chosen)
+
+
+def learn_background(rgb: UInt8[Array, "K h w 3"], P: UInt8[Array, "K h w"]) -> Background:
+    """From diverse pictures and their person probabilities."""
+    _, h, w = P.shape
+    margin = 2 * int(MARGIN * max(h, w)) + 1
+    kernel = np.ones((margin, margin), np.uint8)
+    free = np.stack([cv2.dilate((p >= FREE_BELOW).astype(np.uint8), kernel) == 0 for p in P])
+    colour, noise, count = _statistics(rgb, free)
+    known = count >= max(3, len(P) // 16)
+    static = unmoved(rgb, P, colour, known)
+    if static.any():
+        up = np.stack([cv2.resize(s.astype(np.uint8), (w, h), interpolation=cv2.INTER_NEAREST) > 0 for s in static])
+        more, more_noise, more_count = _statistics(rgb, up & ~known)
+        new = (more_count >= 3) & ~known
+        colour[new], noise[new] = more[new], more_noise[new]
+        known = known | new
+    return Background(colour, known, np.maximum(noise, NOISE_FLOOR))
+
+
+def _statistics(
+    rgb: UInt8[Array, "K h w 3"], use: Bool[Array, "K h w"]
+) -> tuple[Float[Array, "h w 3"], Float[Array, "h w"], Int[Array, "h w"]]:
+    """Median colour, robust deviation and number of the samples in use, in strips of rows to save memory."""
+    _, h, w = use.shape
+    colour, noise = np.zeros((h, w, 3), np.float32), np.zeros((h, w), np.float32)
+    count = use.sum(0)
+    for a in range(0, h, 32):
+        rows = slice(a, a + 32)
+        some = count[rows] > 0
+        part = np.moveaxis(rgb[:, rows][:, some].astype(np.float32), 0, -1)  # (n, 3, K)
+        part[np.broadcast_to(~use[:, rows][:, some].T[:, None], part.shape)] = np.nan
+        if not part.size:
+            continue
+        middle = np.nanmedian(part, axis=-1)
+        colour[rows][some] = middle
+        noise[rows][some] = 1.48 * np.nanmedian(np.abs(part - middle[..., None]), axis=-1).max(-1)
+    return colour, noise, count
+
+
+def unmoved(
+    rgb: UInt8[Array, "K h w 3"], P: UInt8[Array, "K h w"], colour: Float[Array, "h w 3"], known: Bool[Array, "h w"]
+) -> Bool[Array, "K t u"]:
+    """Per sample, at low resolution, where things stand that the network takes for a person but that never move.
+
+    A pixel has such a thing when one exact colour returns again and again; it counts as room when its neighbours are seen to
+    be room at the same time (a dark jacket also keeps its colour, but then its neighbours are covered). Grows inwards from
+    the room that is known.
+    """
+    h, w = known.shape
+    scale = min(1.0, LOW_RESOLUTION / max(h, w))
+    size = (max(1, round(w * scale)), max(1, round(h * scale)))
+    S = np.stack([cv2.resize(x, size, interpolation=cv2.INTER_AREA) for x in rgb]).astype(np.float32)
+    B = cv2.resize(colour, size, interpolation=cv2.INTER_AREA)
+    K = cv2.resize(known.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.9
+    tolerance = 6.0
+    empty = (np.abs(S - B).max(-1) < tolerance + 2) & K
+    best, reference = np.zeros(K.shape, int), np.zeros_like(B)
+    for candidate in S:
+        support = (np.abs(S - candidate).max(-1) < tolerance).sum(0)
+        better = support > best
+        best[better], reference[better] = support[better], candidate[better]
+    returns = ~K & (best >= 0.15 * len(S)) & (best <= 0.97 * len(S))
+    state = (np.abs(S - reference).max(-1) < tolerance) & returns
+    accepted = np.zeros_like(returns)
+    shown = empty & K  # samples in which a pixel of the room, as far as it is known, is uncovered
+    inside = K
+    for _ in range(max(size)):
+        near = (cv2.dilate(inside.astype(np.uint8), CROSS) > 0) & returns & ~inside
+        if not near.any():
+            break
+        around = np.stack([_neighbours(s) for s in shown])
+        of = _neighbours(inside)
+        together = (state * around).sum(0) / (state * of).sum(0).clip(1.0)
+        new = near & (together > 0.7)
+        if not new.any():
+            break
+        accepted |= new
+        inside = inside | new
+        shown |= state & new
+    return state & accepted
+
+
+CROSS = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], np.uint8)
+
+
+def _neighbours(mask: Bool[Array, "t u"]) -> Float[Array, "t u"]:
+    """How many of the 24 pixels round each one are set."""
+    return 25 * cv2.boxFilter(mask.astype(np.float32), -1, (5, 5), borderType=cv2.BORDER_CONSTANT)
+
+
+def evidence(picture: UInt8[Array, "h w 3"], room: Background, free: Bool[Array, "h w"]) -> Float[Array, "h w"]:
+    """Log likelihood ratio of subject against room per pixel, in [-6, 4]; 0 where the room is not known.
+
+    `free` are pixels that are surely room: from them the picture's exposure is matched to the room's. A shadow (darker by up
+    to 45 %, same hue) speaks for the subject only weakly.
+    """
+    C = picture.astype(np.float32)
+    use = free & room.known
+    if use.sum() > 100:
+        gain = np.median(C[use] + 8, axis=0) / np.median(room.colour[use] + 8, axis=0)
+        B = (room.colour + 8) * gain.clip(0.5, 2.0) - 8
+    else:
+        B = room.colour
+    sigma = 1.5 * room.noise + 1.0
+    off = squared_norm(cv2.blur(C - B, (3, 3))) / sigma**2
+    BB, CB = squared_norm(B), (C * B).sum(-1)
+    darker = (CB / np.maximum(BB, 1.0)).clip(0.55, 1.0)
+    hue = squared_norm(C) - 2 * darker * CB + darker**2 * BB  # |C - darker B|^2
+    shadow = (darker < 0.97) & (hue < 9.0 * sigma**2)
+    ratio = (off / 3 - 6.0).clip(-6.0, 4.0)
+    ratio = np.where(shadow, np.minimum(ratio, 0.5), ratio)
+    return np.where(room.known, ratio, 0.0).astype(np.float32)
+
+
+def squared_norm(x: Float[Array, "h w 3"]) -> Float[Array, "h w"]:
+    return np.einsum("hwc,hwc->hw", x, x)

@@ -1,0 +1,75 @@
+"""Where the landmarks of MediaPipe's face mesh lie on a template.
+
+`face_points.npz` was measured with our own pictures: Anny at fourteen identities, dressed and rendered by `capture.demo`
+in five views each, the landmarks found there cast back onto the mesh; the median of each, at Anny's default identity, and
+the median distance from it. Points that slide with the view (the face's outline) have a large spread and count little.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray as Array
+
+from threevp_nerfstudio.body.align import best_similarity
+from threevp_nerfstudio.body.landmarks import find_landmarks, points_of
+from threevp_nerfstudio.body.template import RiggedTemplate
+from threevp_nerfstudio.kernels.mesh_query import MeshQuery
+from threevp_nerfstudio.tracking.posing import Points
+
+WIDEST_SPREAD = 0.0045
+"""Metres beyond which a landmark says nothing."""
+ANCHORS = {
+    "nose_tip": 1, "chin": 152, "left_eye_outer": 263, "left_eye_inner": 362, "right_eye_inner": 133, "right_eye_outer": 33,
+    "left_mouth": 291, "right_mouth": 61, "upper_lip": 0, "lower_lip": 17,
+}  # fmt: skip
+"""Our named landmarks in MediaPipe's numbering."""
+
+
+@dataclass(frozen=True)
+class FacePoints:
+    """Landmarks as points of a template's surface."""
+
+    ids: Int[Array, "n"]
+    """Which landmarks."""
+    corners: Int[Array, "n 3"]
+    """Vertices of the triangle each lies in."""
+    bary: Float[Array, "n 3"]
+    noise: Float[Array, "n"]
+    """Metres by which each is uncertain on the surface."""
+
+    def blend(self, values: Float[Array, "V *c"]) -> Float[Array, "n *c"]:
+        """Per-vertex values at the points."""
+        return np.einsum("nk,nk...->n...", self.bary, values[self.corners])
+
+    def points(self, all_points: Points) -> Points:
+        """The points as posing needs them."""
+        basis = np.einsum("nk,enkc->enc", self.bary, all_points.basis[:, self.corners])
+        correctives = all_points.correctives
+        if correctives is not None:
+            correctives = np.einsum("nk,pnkc->pnc", self.bary, correctives[:, self.corners])
+        return Points(self.blend(all_points.rest), self.blend(all_points.weights), basis, correctives)
+
+
+def face_points(template: RiggedTemplate, average: Float[Array, "V 3"] | None = None) -> FacePoints:
+    """Landmarks on a template. `average`: its vertices at Anny's default identity, where it descends from Anny.
+
+    Without them the measured points are brought to the template by its named landmarks, and are less certain.
+    """
+    with np.load(Path(__file__).with_name("face_points.npz"), allow_pickle=False) as file:
+        points, spread = file["points"].astype(np.float64), file["spread"].astype(np.float64)
+    extra = 0.0
+    vertices = average
+    if vertices is None:
+        named = points_of(template, find_landmarks(template))
+        common = [n for n in ANCHORS if n in named]
+        source = points[[ANCHORS[n] for n in common]]
+        points = best_similarity(source, np.array([named[n] for n in common])).apply(points)
+        vertices, extra = np.asarray(template.vertices, dtype=np.float64), 0.003
+    ids = np.flatnonzero(spread < WIDEST_SPREAD)
+    hits = MeshQuery(vertices, template.faces).nearest(points[ids])
+    corners = np.asarray(template.faces, dtype=np.int64)[hits.face]
+    return FacePoints(ids, corners, hits.bary.astype(np.float64), np.hypot(spread[ids], extra))

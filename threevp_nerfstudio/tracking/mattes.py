@@ -1,0 +1,206 @@
+"""Mattes: the user's own, from a picture of the empty room, or by segmentation refined against the room learned from the video."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from numpy import ndarray as Array
+
+from threevp_nerfstudio.errors import FootageError
+from threevp_nerfstudio.tracking.background import Background, evidence, learn_background
+
+Segment = Callable[[UInt8[Array, "h w 3"]], UInt8[Array, "h w"]]
+"""Coarse person probability of a picture, 255 = person."""
+SURE_ROOM = 8
+"""Person probability (of 255) that the network gives to what is surely room."""
+
+
+@dataclass(frozen=True)
+class MatteQuality:
+    """How far mattes can be trusted; one row per picture, all 0 to 1."""
+
+    area: Float[Array, "N"]
+    """Share of the picture that the subject covers."""
+    softness: Float[Array, "N"]
+    """Share of the subject's area that is half transparent."""
+    agreement: Float[Array, "N"]
+    """Intersection over union of the matte and the network's own; 1 where there is no network."""
+    steadiness: Float[Array, "N"]
+    """Intersection over union with the matte before."""
+    cut_off: Float[Array, "N"]
+    """Share of the left, right and top picture border that the subject touches."""
+
+
+def person_segmenter() -> Segment:
+    """MediaPipe's selfie segmentation. Raises `FootageError` where MediaPipe is missing."""
+    from threevp_nerfstudio.tracking.mediapipe_home import load
+
+    network = load().solutions.selfie_segmentation.SelfieSegmentation(model_selection=0)
+
+    def segment(picture: UInt8[Array, "h w 3"]) -> UInt8[Array, "h w"]:
+        mask = network.process(np.ascontiguousarray(picture)).segmentation_mask
+        return np.round(np.asarray(mask).clip(0, 1) * 255).astype(np.uint8)
+
+    return segment
+
+
+def refine(
+    picture: UInt8[Array, "h w 3"], P: UInt8[Array, "h w"] | None, room: Background | None, previous: UInt8[Array, "h w"] | None
+) -> UInt8[Array, "h w"]:
+    """The matte of one picture from person probabilities `P` and from what is known of the room (at least one of them).
+
+    `previous` is the matte before: of several people or objects, the one that overlaps it is kept, else the largest.
+    """
+    free = _surely_free(picture, P, room)
+    logit = np.zeros(picture.shape[:2], np.float32)
+    if P is not None:
+        p = P.astype(np.float32) / 255
+        logit += np.log((p + 0.007) / (1.007 - p))  # +-5 at the ends
+    if room is not None:
+        ratio = evidence(picture, room, free)
+        logit += cv2.boxFilter(ratio, -1, (3, 3) if P is not None else (5, 5))
+    solid = _subject(logit > 0, previous)
+    band = _band(solid, max(2, round(max(solid.shape) / 170)))
+    soft = guided_filter(picture, (band | solid) / (1 + np.exp(-logit.clip(-8, 8))))
+    alpha = np.where(band, soft, solid.astype(np.float32))
+    alpha = ((alpha - 0.06) / 0.88).clip(0.0, 1.0)
+    return np.round(alpha * 255).astype(np.uint8)
+
+
+def _surely_free(picture: Array, P: UInt8[Array, "h w"] | None, room: Background | None) -> Bool[Array, "h w"]:
+    """Pixels far from any person; without a network those that look like the room already."""
+    if P is not None:
+        return cv2.dilate(P, np.ones((15, 15), np.uint8)) < SURE_ROOM
+    assert room is not None
+    return np.abs(picture.astype(np.float32) - room.colour).max(-1) < 25
+
+
+def _subject(mask: Bool[Array, "h w"], previous: UInt8[Array, "h w"] | None) -> Bool[Array, "h w"]:
+    """Of the connected parts, the subject, without holes and specks."""
+    opened = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    number, labels, stats, _ = cv2.connectedComponentsWithStats(opened, connectivity=4)
+    if number < 2:
+        return np.zeros_like(mask)
+    area = stats[1:, cv2.CC_STAT_AREA].astype(float)
+    if previous is not None and previous.any():
+        shared = np.bincount(labels.ravel(), weights=(previous > 127).ravel().astype(float), minlength=number)[1:]
+        score = shared + 0.01 * area
+    else:
+        score = area
+    main = labels == 1 + int(score.argmax())
+    return fill_holes(main, int(0.004 * mask.size))
+
+
+def fill_holes(mask: Bool[Array, "h w"], largest: int) -> Bool[Array, "h w"]:
+    """Fill holes of at most `largest` pixels; larger ones are real, as between arm and body."""
+    number, labels, stats, _ = cv2.connectedComponentsWithStats((~mask).astype(np.uint8), connectivity=4)
+    small = stats[:, cv2.CC_STAT_AREA] <= largest
+    small[0] = False
+    h, w = mask.shape
+    x, y = stats[:, cv2.CC_STAT_LEFT], stats[:, cv2.CC_STAT_TOP]
+    touches = (x == 0) | (y == 0) | (x + stats[:, cv2.CC_STAT_WIDTH] == w) | (y + stats[:, cv2.CC_STAT_HEIGHT] == h)
+    return mask | (small & ~touches)[labels]
+
+
+def _band(solid: Bool[Array, "h w"], radius: int) -> Bool[Array, "h w"]:
+    """Pixels within `radius` of the border of the subject."""
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    full = solid.astype(np.uint8)
+    return cv2.dilate(full, kernel) != cv2.erode(full, kernel)
+
+
+def guided_filter(picture: UInt8[Array, "h w 3"], p: Float[Array, "h w"], radius: int = 2, eps: float = 1e-3) -> Float[Array, "h w"]:
+    """Edge-aware smoothing of `p` along the edges of the picture (He et al. 2013, with a colour guide).
+
+    The linear model is fitted at half resolution (He and Sun 2015), `radius` counts its pixels.
+    """
+    full = picture.astype(np.float32) / 255
+    h, w = p.shape
+    half = (max(1, w // 2), max(1, h // 2))
+    guide = cv2.resize(full, half, interpolation=cv2.INTER_AREA)
+    p = cv2.resize(p.astype(np.float32), half, interpolation=cv2.INTER_AREA)
+    size = (2 * radius + 1, 2 * radius + 1)
+
+    def mean(x: Array) -> Array:
+        return cv2.boxFilter(x, -1, size)
+
+    mean_I, mean_p = mean(guide), mean(p)
+    cross = mean(guide * p[..., None]) - mean_I * mean_p[..., None]
+    outer = np.stack([guide[..., i] * guide[..., j] for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))], -1)
+    xx = np.concatenate([mean(outer[..., :3]), mean(outer[..., 3:])], -1)
+    a = _solve3(xx, mean_I, cross, eps)
+    b = mean_p - (a * mean_I).sum(-1)
+    a, b = (cv2.resize(x, (w, h), interpolation=cv2.INTER_LINEAR) for x in (mean(a), mean(b)))
+    return (np.einsum("hwc,hwc->hw", a, full) + b).clip(0.0, 1.0)
+
+
+def _solve3(xx: Float[Array, "h w 6"], m: Float[Array, "h w 3"], cross: Float[Array, "h w 3"], eps: float) -> Float[Array, "h w 3"]:
+    """Solve (covariance + eps) a = cross per pixel, in closed form."""
+    rr, rg, rb, gg, gb, bb = np.moveaxis(xx, -1, 0)
+    r, g, b = np.moveaxis(m, -1, 0)
+    rr, rg, rb = rr - r * r + eps, rg - r * g, rb - r * b
+    gg, gb, bb = gg - g * g + eps, gb - g * b, bb - b * b + eps
+    irr, irg, irb = gg * bb - gb * gb, gb * rb - rg * bb, rg * gb - gg * rb
+    igg, igb, ibb = rr * bb - rb * rb, rb * rg - rr * gb, rr * gg - rg * rg
+    det = irr * rr + irg * rg + irb * rb
+    x, y, z = np.moveaxis(cross, -1, 0)
+    return np.stack([irr * x + irg * y + irb * z, irg * x + igg * y + igb * z, irb * x + igb * y + ibb * z], -1) / det[..., None]
+
+
+def matte_quality(alphas: UInt8[Array, "N h w"], coarse: UInt8[Array, "N h w"] | None) -> MatteQuality:
+    """Figures of finished mattes."""
+    rows = []
+    before = None
+    for i, alpha in enumerate(alphas):
+        hard = alpha > 127
+        soft = ((alpha > 25) & (alpha < 230)).sum() / max(1, hard.sum())
+        agree = 1.0 if coarse is None else iou(hard, coarse[i] > 127)
+        steady = 1.0 if before is None else iou(hard, before)
+        edge = np.concatenate([hard[:, 0], hard[:, -1], hard[0]])
+        rows.append((hard.mean(), soft, agree, steady, edge.mean()))
+        before = hard
+    return MatteQuality(*np.array(rows, dtype=np.float64).T)
+
+
+def iou(a: Bool[Array, "*s"], b: Bool[Array, "*s"]) -> float:
+    union = int((a | b).sum())
+    return 1.0 if union == 0 else float((a & b).sum() / union)
+
+
+def user_mattes(directory: Path) -> list[Path]:
+    """The user's matte files in order. Raises `FootageError`."""
+    from threevp_nerfstudio.tracking.video import PICTURES
+
+    if not directory.is_dir():
+        raise FootageError(
+            f"--mattes {directory} is no folder; give a folder with one grey picture per picture of the video, 255 on the subject."
+        )
+    files = sorted(p for p in directory.iterdir() if p.suffix.lower() in PICTURES)
+    if not files:
+        raise FootageError(f"--mattes {directory} holds no pictures; one grey picture per picture of the video is expected.")
+    return files
+
+
+def read_matte(file: Path) -> UInt8[Array, "H W"]:
+    """A grey picture, or the alpha of one that has it. Raises `FootageError`."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as picture:
+            return np.array(picture.getchannel("A") if "A" in picture.getbands() else picture.convert("L"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise FootageError(f"{file} is not a readable matte ({error}); write it again.") from error
+
+
+def learn_room(rgb: UInt8[Array, "K h w 3"], P: UInt8[Array, "K h w"], rounds: int = 1) -> Background:
+    """The room behind diverse pictures; what the first mattes free is looked at again."""
+    room = learn_background(rgb, P)
+    for _ in range(rounds):
+        mattes = np.stack([refine(picture, p, room, None) for picture, p in zip(rgb, P, strict=True)])
+        room = learn_background(rgb, mattes)
+    return room

@@ -1,0 +1,75 @@
+"""Structure from motion of the turning subject with pycolmap: `python -m threevp_nerfstudio.tracking.sfm_worker JOB.npz ANSWER.json`.
+
+A process of its own: pycolmap and OpenCV in one process abort. Nothing here may import cv2.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+
+def main(job: Path, answer: Path) -> None:
+    import pycolmap
+    from PIL import Image
+    from scipy.ndimage import binary_erosion
+
+    with np.load(job, allow_pickle=False) as file:
+        rgb, alpha, (focal, cx, cy) = file["rgb"], file["alpha"], file["intrinsics"]
+    with tempfile.TemporaryDirectory(prefix="threevp_sfm_") as folder:
+        root = Path(folder)
+        images, masks, database = root / "images", root / "masks", root / "database.db"
+        images.mkdir()
+        masks.mkdir()
+        for i, (picture, matte) in enumerate(zip(rgb, alpha, strict=True)):
+            Image.fromarray(picture).save(images / f"{i:04d}.png")
+            inner = binary_erosion(matte > 200, iterations=5)  # the outline is no point of the surface
+            Image.fromarray(np.uint8(255) * inner.astype(np.uint8)).save(masks / f"{i:04d}.png.png")
+        reader = pycolmap.ImageReaderOptions()
+        reader.mask_path = str(masks)
+        reader.camera_model = "SIMPLE_PINHOLE"
+        reader.camera_params = f"{focal},{cx},{cy}"
+        extraction = pycolmap.FeatureExtractionOptions()
+        extraction.num_threads = 2
+        extraction.use_gpu = False
+        extraction.sift.peak_threshold = 0.0033
+        pycolmap.extract_features(
+            database, images, camera_mode=pycolmap.CameraMode.SINGLE, reader_options=reader, extraction_options=extraction
+        )
+        matching = pycolmap.FeatureMatchingOptions()
+        matching.num_threads = 2
+        matching.use_gpu = False
+        pycolmap.match_exhaustive(database, matching_options=matching)
+        options = pycolmap.IncrementalPipelineOptions()
+        options.num_threads = 2
+        options.ba_refine_principal_point = False
+        options.ba_refine_extra_params = False
+        options.min_model_size = 5
+        options.mapper.init_min_tri_angle = 6.0
+        models = pycolmap.incremental_mapping(database, images, root, options)
+        answer.write_text(json.dumps(summary(models)))
+
+
+def summary(models: dict) -> dict[str, float]:
+    """Of the largest reconstruction."""
+    if not models:
+        return {"registered": 0, "focal": 0.0, "error_px": 0.0, "span_deg": 0.0}
+    best = max(models.values(), key=lambda m: m.num_reg_images())
+    camera = next(iter(best.cameras.values()))
+    axes = np.array([image.cam_from_world().rotation.matrix()[2] for image in best.images.values() if image.has_pose])
+    cosine = (axes @ axes.T).clip(-1, 1)
+    return {
+        "registered": best.num_reg_images(),
+        "focal": float(camera.params[0]),
+        "error_px": float(best.compute_mean_reprojection_error()),
+        "span_deg": float(np.degrees(np.arccos(cosine)).max()),
+        "points": best.num_points3D(),
+    }
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

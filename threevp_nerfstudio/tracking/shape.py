@@ -1,0 +1,282 @@
+"""Identity of the body model, stance, camera and poses of the turn, together: outline, landmarks and colours of all pictures.
+
+One Gauss-Newton system over
+
+    identity (K) | log of the focal length | shared joint rotations (the stance) | per picture: rigid 6, neck and head
+
+Colours are those that the pictures agree on at the present estimate (gathered anew in each iteration). Until offsets carry
+hair and clothes, those lie outside the body model: there the outline may lie inside the matte, and hardly pulls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray as Array
+
+from threevp_nerfstudio.body.body_model import BodyModel
+from threevp_nerfstudio.tracking.appearance import Appearance, gather, sight
+from threevp_nerfstudio.tracking.evidence import Evidence, project
+from threevp_nerfstudio.tracking.face_points import FacePoints
+from threevp_nerfstudio.tracking.fitted import azimuth_of
+from threevp_nerfstudio.tracking.footage import PinholeCamera
+from threevp_nerfstudio.tracking.parts import Parts, vertex_areas
+from threevp_nerfstudio.tracking.posing import Freedoms, Points, Pose, PosedRig, head_pivot, middle, step_pose
+from threevp_nerfstudio.tracking.shared_colours import SharedColours
+from threevp_nerfstudio.tracking.terms import System, add_colours, add_landmarks, add_outline, colour_term
+from threevp_nerfstudio.tracking.visibility import Observer, View, overlap
+
+LANDMARKS_SEEN = np.radians(60.0)
+STANCE_SPREAD = {"spine": 0.1, "neck": 0.2, "head": 0.2, "arms": 0.4}
+SWAY_SPREAD = 0.01
+"""Radians that neck and head move against the stance during the turn."""
+FOCAL_SPREAD = 0.45
+"""Of the log focal length, where it is only guessed."""
+LANDMARKS_COUNT, OUTLINE_COUNT, COLOURS_COUNT = 30.0, 60.0, 150.0
+"""As how many independent measurements landmarks, outline and colours of one picture count."""
+LOPSIDED = 0.08
+"""How far a shape parameter usually differs between the two sides of a face."""
+COLOURED = 2400
+"""Vertices whose colours are compared; a third of them are seen in a picture."""
+
+
+@dataclass(frozen=True)
+class TurnEstimate:
+    """What is known of the turn's pictures so far. `poses` hold stance and sway together."""
+
+    values: Float[Array, "K"]
+    camera: PinholeCamera
+    stance: Float[Array, "J 3"]
+    poses: tuple[Pose, ...]
+    offset: Float[Array, "V 3"]
+    """The person's own shape on top of the identity's, metres, rest pose."""
+
+
+@dataclass(frozen=True)
+class ShapeReport:
+    """How the estimate meets the pictures."""
+
+    cost: float
+    landmark_px: float
+    outline_px: float
+    iou: float
+    photometric: float
+
+
+class TurnProblem:
+    """The pictures of the turn and what is fitted to them."""
+
+    def __init__(
+        self, body: BodyModel, parts: Parts, face: FacePoints, pictures: list[Evidence], focal_known: bool, fixed_shape: bool
+    ) -> None:
+        self.body, self.parts, self.face, self.pictures = body, parts, face, pictures
+        self.focal_known, self.fixed_shape = focal_known, fixed_shape
+        self.observer = Observer(body.template.vertices, body.template.faces)
+        self.stance = parts.spine + parts.neck + parts.skull + parts.arms
+        self.sway = Freedoms(parts.neck + parts.skull, ())
+        names = list(body.identity.names)
+        self.pairs = [(i, names.index("r-" + n[2:])) for i, n in enumerate(names) if n.startswith("l-") and "r-" + n[2:] in names]
+        self.K = 0 if fixed_shape else len(body.values)
+        self.head = self.K + 1 + 3 * len(self.stance)
+        areas = vertex_areas(body.template.vertices, body.template.faces)
+        self.importance = areas * np.where(parts.face, 2.0, 1.0)
+        self.order = np.random.default_rng(0).permutation(len(areas))
+        self.sample = self.order[parts.skin[self.order]][:COLOURED]
+
+    def fit(
+        self,
+        start: TurnEstimate,
+        basis: Float[Array, "K V 3"],
+        iterations: int,
+        level: int | None = None,
+        dressed: bool = False,
+        progress: Callable[[], None] = lambda: None,
+    ) -> tuple[TurnEstimate, ShapeReport]:
+        """Refine `start`. `level`: pyramid level of the colours, None to leave them out. `dressed`: offsets carry hair and
+        clothes by now, so the outline is trusted everywhere."""
+        estimate = start
+        report = ShapeReport(np.inf, np.nan, np.nan, np.nan, np.nan)
+        for _ in range(iterations):
+            looks = None if level is None else self.looks(estimate)
+            system, report = self.linearise(estimate, basis, looks, level or 0, dressed)
+            H = system.H + 1e-3 * np.diag(np.diag(system.H))
+            estimate = self.moved(estimate, np.linalg.solve(H, system.g))
+            progress()
+        return estimate, report
+
+    def rig(self, estimate: TurnEstimate) -> PosedRig:
+        """The rig at the estimate's rest shape."""
+        vertices, joints = self.body.rest(estimate.values)
+        return PosedRig(self.body.template).with_rest(vertices + estimate.offset, joints)
+
+    def seen(self, k: int, estimate: TurnEstimate) -> Evidence:
+        """Picture `k` through the camera as it is estimated."""
+        size = self.pictures[k].camera
+        return replace(self.pictures[k], camera=replace(estimate.camera, width=size.width, height=size.height))
+
+    def looks(self, estimate: TurnEstimate) -> Appearance:
+        """The colours that the pictures agree on."""
+        rig = self.rig(estimate)
+        sights = []
+        for k, pose in enumerate(estimate.poses):
+            seen = self.seen(k, estimate)
+            x = rig.place(rig.points, pose).camera
+            sights.append(sight(seen, x, self.observer.look(x, seen.camera, with_outline=False)))
+        return gather(sights)
+
+    def linearise(
+        self, estimate: TurnEstimate, basis: Float[Array, "K V 3"], looks: Appearance | None, level: int, dressed: bool
+    ) -> tuple[System, ShapeReport]:
+        """The system at an estimate, and how well it meets the pictures."""
+        rig, each = self.rig(estimate), self.sway.count
+        system = System.empty(self.head + each * len(self.pictures))
+        shared = SharedColours(self.sample, len(self.order), len(system.g))
+        landmarks, outlines, ious, colours = [], [], [], []
+        for k, pose in enumerate(estimate.poses):
+            seen = self.seen(k, estimate)
+            part = System.empty(self.head + each)
+            x = rig.place(rig.points, pose).camera
+            view = self.observer.look(x, seen.camera)
+            ious.append(overlap(view.covered, seen.inside, self.observer.coarseness))
+            outlines.append(self._outline(part, seen, rig, pose, basis, view, dressed))
+            landmarks.append(self._landmarks(part, seen, rig, pose, basis))
+            if looks is not None:
+                rows, term = self._colours(part, seen, rig, pose, basis, view, looks, level)
+                shared.add(rows, term, COLOURS_COUNT, _columns(k, self.head, each))
+                colours.append(np.abs(term.residual).mean(1))
+            _scatter(system, part, _columns(k, self.head, each))
+        if looks is not None:
+            shared.eliminate(system)
+        self._priors(system, estimate)
+
+        def mean(values: list[Array]) -> float:
+            kept = [np.median(v) for v in values if len(v)]
+            return float(np.mean(kept)) if kept else np.nan
+
+        return system, ShapeReport(system.cost, mean(landmarks), mean(outlines), float(np.mean(ious)), mean(colours))
+
+    def _outline(self, part, seen, rig, pose, basis, view: View, dressed: bool) -> Array:
+        a, b = view.outline.T
+        placed, J = self._jacobian(rig, middle(rig.points, a, b), pose, (basis[:, a] + basis[:, b]) / 2)
+        trust = outline_trust(self.parts, dressed)
+        weight = np.minimum(trust[a], trust[b])
+        if not dressed:  # the body lies inside hair and clothes, never outside them
+            inside = seen.edge.at(project(seen.camera, placed)[0])[0][:, 0] > 0
+            weight = np.where(inside, weight, np.maximum(weight, 0.6))
+        return np.abs(add_outline(part, seen, placed, J, weight, OUTLINE_COUNT))
+
+    def _colours(self, part, seen, rig, pose, basis, view: View, looks: Appearance, level: int):
+        usable = view.visible & (looks.trust > 0.3) & (view.facing > 0.2)
+        rows = self.sample[usable[self.sample]]
+        placed, J = self._jacobian(rig, rig.points.take(rows), pose, basis[:, rows])
+        weight = self.importance[rows] * view.facing[rows] * looks.trust[rows]
+        term = colour_term(seen, level, placed, J, looks.predicted(level, rows, view.normals[rows]), weight / weight.mean())
+        add_colours(part, term, COLOURS_COUNT)
+        return rows, term
+
+    def _landmarks(self, part: System, seen: Evidence, rig: PosedRig, pose: Pose, basis: Array) -> Array:
+        if seen.landmark_score < 0.3 or abs(azimuth_of(pose.T_camera_root)) > LANDMARKS_SEEN:
+            return np.zeros(0)
+        target = seen.landmarks[self.face.ids]
+        kept = np.flatnonzero(np.isfinite(target).all(1))
+        points = self.face.points(rig.points).take(kept)
+        local = np.einsum("nk,enkc->enc", self.face.bary[kept], basis[:, self.face.corners[kept]])
+        placed, J = self._jacobian(rig, points, pose, local)
+        return add_landmarks(part, seen, placed, J, target[kept], self.face.noise[kept], LANDMARKS_COUNT)
+
+    def _jacobian(self, rig: PosedRig, points: Points, pose: Pose, local: Float[Array, "K n 3"]) -> tuple[Array, Array]:
+        """Placed points and their derivative by the shared parameters and this picture's own."""
+        placed = rig.place(points, pose)
+        pivot = head_pivot(rig, pose, self.parts.skull[0])
+        own = rig.jacobian(points, placed, pose, self.sway, pivot)
+        shared = rig.jacobian(points, placed, pose, Freedoms(self.stance, ()), pivot)[:, :, 6:]
+        identity = np.matmul(placed.linear, local[: self.K].transpose(1, 2, 0))
+        zoom = placed.camera * np.array([1.0, 1.0, 0.0])
+        return placed.camera, np.concatenate([identity, zoom[:, :, None], shared, own], axis=2)
+
+    def _priors(self, system: System, estimate: TurnEstimate) -> None:
+        identity = self.body.identity
+        size = len(system.g)
+        offset, spread = np.zeros(size), np.full(size, np.inf)
+        if not self.fixed_shape:
+            offset[: self.K], spread[: self.K] = estimate.values - identity.default, identity.spread
+        start = self.pictures[0].camera
+        offset[self.K] = np.log(estimate.camera.fx / start.fx)
+        spread[self.K] = 1e-4 if self.focal_known else FOCAL_SPREAD
+        names = [("spine", self.parts.spine), ("neck", self.parts.neck), ("head", self.parts.skull), ("arms", self.parts.arms)]
+        wide = np.concatenate([np.full(3 * len(j), STANCE_SPREAD[n]) for n, j in names])
+        offset[self.K + 1 : self.head] = estimate.stance[list(self.stance)].reshape(-1)
+        spread[self.K + 1 : self.head] = wide
+        for f, pose in enumerate(estimate.poses):
+            rows = slice(self.head + f * self.sway.count + 6, self.head + (f + 1) * self.sway.count)
+            offset[rows] = (pose.rotations - estimate.stance)[list(self.sway.joints)].reshape(-1)
+            spread[rows] = SWAY_SPREAD
+        system.add_prior(offset, spread)
+        if not self.fixed_shape:
+            self._add_symmetry(system, estimate.values)
+
+    def _add_symmetry(self, system: System, values: Float[Array, "K"]) -> None:
+        """Both sides of a face are nearly alike: without, a lopsided face and a wrong azimuth explain each other."""
+        for left, right in self.pairs:
+            weight = 1.0 / LOPSIDED**2
+            gap = values[left] - values[right]
+            system.H[left, left] += weight
+            system.H[right, right] += weight
+            system.H[left, right] -= weight
+            system.H[right, left] -= weight
+            system.g[left] -= weight * gap
+            system.g[right] += weight * gap
+            system.cost += 0.5 * weight * gap**2
+
+    def moved(self, estimate: TurnEstimate, step: Float[Array, "D"]) -> TurnEstimate:
+        identity = self.body.identity
+        values = estimate.values
+        if not self.fixed_shape:
+            change = np.clip(step[: self.K], -2 * identity.spread, 2 * identity.spread)
+            values = np.clip(values + change, identity.lower, identity.upper)
+        zoom = float(np.exp(np.clip(step[self.K], -0.3, 0.3)))
+        camera = replace(estimate.camera, fx=estimate.camera.fx * zoom, fy=estimate.camera.fy * zoom)
+        rig, each = self.rig(estimate), self.sway.count
+        shared = Freedoms(self.stance, ())
+        turn = np.concatenate([np.zeros(6), np.clip(step[self.K + 1 : self.head], -0.3, 0.3)])
+        rest = Pose(np.eye(4), estimate.stance, np.zeros(len(self.body.template.expression_names)))
+        stance = step_pose(rest, turn, shared, np.zeros(3)).rotations
+        poses = []
+        for f, pose in enumerate(estimate.poses):
+            own = step[self.head + f * each : self.head + (f + 1) * each].copy()
+            own[:3] = np.clip(own[:3], -0.4, 0.4)
+            pivot = head_pivot(rig, pose, self.parts.skull[0])
+            poses.append(step_pose(step_pose(pose, turn, shared, pivot), own, self.sway, pivot))
+        return TurnEstimate(values, camera, stance, tuple(poses), estimate.offset)
+
+
+def outline_trust(parts: Parts, dressed: bool) -> Float[Array, "V"]:
+    """How far each part's outline can be believed, by vertex."""
+    hair, clothes = (0.7, 0.5) if dressed else (0.15, 0.3)
+    return np.where(parts.face, 1.0, np.where(parts.hair, hair, np.where(parts.clothed, clothes, 0.8)))
+
+
+def _columns(k: int, head: int, each: int) -> Array:
+    """Where the shared parameters and picture `k`'s own stand in the whole system."""
+    return np.concatenate([np.arange(head), head + k * each + np.arange(each)])
+
+
+def _scatter(system: System, part: System, columns: Array) -> None:
+    system.H[np.ix_(columns, columns)] += part.H
+    system.g[columns] += part.g
+    system.cost += part.cost
+
+
+def identity_basis(body: BodyModel, values: Float[Array, "K"], step: float = 2e-2) -> Float[Array, "K V 3"]:
+    """How the rest shape answers to each identity parameter, by one-sided differences into its range."""
+    base, _ = body.rest(values)
+    columns = []
+    for k in range(len(values)):
+        sign = 1.0 if values[k] + step <= body.identity.upper[k] else -1.0
+        moved = values.copy()
+        moved[k] += sign * step
+        columns.append((body.rest(moved)[0] - base) * (sign / step))
+    return np.array(columns).reshape(len(values), len(base), 3)

@@ -1,0 +1,280 @@
+"""Pose and expression in every picture, by analysis by synthesis against the fitted template.
+
+Forward through the pictures, each from where the one before left off; a picture that fits badly starts afresh. Then
+backward, each drawn to the estimates on both sides of it. The cost grows linearly with the number of pictures.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy import ndarray as Array
+from scipy.spatial.transform import Rotation
+
+from threevp_nerfstudio.tracking.appearance import Appearance
+from threevp_nerfstudio.tracking.confidence import confidence, head_rotation_jacobian
+from threevp_nerfstudio.tracking.evidence import Evidence, evidence
+from threevp_nerfstudio.tracking.face_points import FacePoints
+from threevp_nerfstudio.tracking.fit import Progress
+from threevp_nerfstudio.tracking.fitted import FittedTemplate, read_npz, write_npz
+from threevp_nerfstudio.tracking.footage import Footage
+from threevp_nerfstudio.tracking.motion_prior import Usual, between, following, loose_prior, neutral, predicted, usual
+from threevp_nerfstudio.tracking.parts import MOVES, find_parts
+from threevp_nerfstudio.tracking.posing import Pose, PosedRig
+from threevp_nerfstudio.tracking.restart import restart
+from threevp_nerfstudio.tracking.shape import outline_trust
+from threevp_nerfstudio.tracking.solver import FrameSolver, Solution, Subject
+from threevp_nerfstudio.tracking.trajectory import Track
+
+__all__ = ["Track", "TrackOptions", "track"]
+
+STATE_VERSION = 1
+SAVE_EVERY_S = 20.0
+RETRY_AFTER = 5
+"""Pictures between two attempts to find a lost subject again."""
+TURN_SCHEDULE = ((1, 2), (2, 3))
+FORWARD_SCHEDULE = ((0, 2), (1, 3), (2, 4))
+BACKWARD_SCHEDULE = ((2, 3),)
+UNTRACKED = ("tongueOut",)
+"""Channels that neither colours nor outline nor landmarks tell apart from others."""
+
+
+@dataclass(frozen=True)
+class TrackOptions:
+    """How pictures are tracked."""
+
+    working_size: int = 256
+    """Longer side of the pictures that are tracked, pixels."""
+    backward_pass: bool = True
+    """Go over the pictures once more from the end, each drawn to the estimates on both sides of it."""
+
+
+def track(
+    footage: Footage,
+    fitted: FittedTemplate,
+    options: TrackOptions,
+    resume: Path | None = None,
+    progress: Progress = lambda *_: None,
+) -> Track:
+    """Track all pictures of the footage. With `resume`, the state is kept in that .npz every few seconds and taken up from it.
+
+    Raises `TrackError`.
+    """
+    tracker = _Tracker(footage, fitted, options)
+    state = _State.load(resume, len(footage), tracker.rig) if resume is not None and resume.is_file() else None
+    if state is None:
+        state = _State.empty(len(footage), tracker.rig)
+    try:
+        _run(tracker, state, options, resume, progress)
+    finally:
+        if resume is not None:  # also after Ctrl-C: what was tracked is not lost
+            state.save(resume)
+    return tracker.result(state)
+
+
+def _run(tracker: _Tracker, state: _State, options: TrackOptions, resume: Path | None, progress: Progress) -> None:
+    N, saved = len(state.expression), time.monotonic()
+
+    def kept() -> None:
+        nonlocal saved
+        if resume is not None and time.monotonic() - saved > SAVE_EVERY_S:
+            state.save(resume)
+            saved = time.monotonic()
+
+    while state.forward < N:
+        tracker.forward(state, state.forward)
+        state.forward += 1
+        progress("forward", state.forward, N)
+        kept()
+    while options.backward_pass and state.backward < N:
+        tracker.backward(state, N - 1 - state.backward)
+        state.backward += 1
+        progress("backward", state.backward, N)
+        kept()
+
+
+@dataclass
+class _State:
+    """What is tracked so far: pictures before `forward`, and the last `backward` of the second pass."""
+
+    T_camera_root: Float[Array, "N 4 4"]
+    rotations: Float[Array, "N J 3"]
+    expression: Float[Array, "N E"]
+    confidence: Float[Array, "N 2"]
+    iou: Float[Array, "N"]
+    photometric: Float[Array, "N"]
+    landmark_px: Float[Array, "N"]
+    lost: Bool[Array, "N"]
+    restarted: Bool[Array, "N"]
+    forward: int = 0
+    backward: int = 0
+
+    @classmethod
+    def empty(cls, N: int, rig: PosedRig) -> _State:
+        E, J = len(rig.points.basis), len(rig.joints)
+        return cls(
+            np.tile(np.eye(4), (N, 1, 1)), np.zeros((N, J, 3)), np.zeros((N, E)), np.zeros((N, 2)), np.zeros(N), np.zeros(N),
+            np.full(N, np.nan), np.zeros(N, dtype=bool), np.zeros(N, dtype=bool),
+        )  # fmt: skip
+
+    def save(self, path: Path) -> None:
+        write_npz(path, {"version": np.array(STATE_VERSION), **{k: np.asarray(v) for k, v in self.__dict__.items()}})
+
+    @classmethod
+    def load(cls, path: Path, N: int, rig: PosedRig) -> _State | None:
+        """A saved state, or None if it belongs to another footage or template."""
+        arrays = read_npz(path, STATE_VERSION)
+        arrays.pop("version")
+        fresh = cls.empty(N, rig)
+        if set(arrays) != set(fresh.__dict__) or any(
+            np.shape(arrays[k]) != np.shape(v) for k, v in fresh.__dict__.items()
+        ):
+            return None
+        counts = {k: int(arrays.pop(k)) for k in ("forward", "backward")}
+        return cls(**arrays, **counts)
+
+    def pose(self, i: int) -> Pose:
+        return Pose(self.T_camera_root[i], self.rotations[i], self.expression[i])
+
+
+class _Tracker:
+    def __init__(self, footage: Footage, fitted: FittedTemplate, options: TrackOptions) -> None:
+        self.footage, self.fitted = replace(footage, camera=fitted.camera), fitted
+        self.size = options.working_size
+        template = fitted.template
+        self.rig, self.parts = PosedRig(template), find_parts(template)
+        looks = Appearance(fitted.blurred_albedo.astype(np.float64), fitted.albedo_trust.astype(np.float64), fitted.lighting)
+        face = FacePoints(fitted.landmark_ids, fitted.landmark_corners, fitted.landmark_bary, fitted.landmark_noise)
+        subject = Subject(self.rig, np.asarray(template.faces), self.parts, looks, face, outline_trust(self.parts, True))
+        skin = self.parts.skin
+        moves = np.sqrt((self.rig.points.basis**2).sum(-1))[:, skin].max(1) if len(self.rig.points.basis) else np.zeros(0)
+        names = template.expression_names
+        channels = tuple(int(e) for e in np.flatnonzero(moves > MOVES) if names[e] not in UNTRACKED)
+        stance = fitted.joint_rotations.mean(0)
+        self.performing = usual(self.parts, names, channels, stance, face=True)
+        self.turning = usual(self.parts, names, channels, stance, face=False)
+        self.solvers = {True: FrameSolver(subject, self.turning.freedoms), False: FrameSolver(subject, self.performing.freedoms)}
+        self.reference = (max(1.6 * fitted.report.get("photometric", 0.02), 0.012), fitted.report.get("silhouette_iou", 0.95))
+
+    # ---- passes ----------------------------------------------------------------------------------------------------
+
+    def forward(self, state: _State, i: int) -> None:
+        picture = evidence(self.footage, i, self.size)
+        static = bool(self.footage.static[i])
+        who, solver = (self.turning if static else self.performing), self.solvers[static]
+        guess, last, lapse = self._guess(state, i, who)
+        if guess is None:
+            solution, restarted = restart(solver, picture, who, self.fitted.T_camera_root), i > 0
+        else:
+            schedule = TURN_SCHEDULE if static else FORWARD_SCHEDULE
+            solution = solver.solve(picture, guess, following(who, guess, last, lapse), schedule, who.limits)
+            restarted = False
+            waiting = bool(state.lost[max(0, i - RETRY_AFTER) : i].any()) and i % RETRY_AFTER != 0
+            if self._misfits(solution, picture) and not waiting:
+                other = restart(solver, picture, who, self.fitted.T_camera_root, (last,))
+                if self._badness(other) < 0.9 * self._badness(solution):
+                    solution, restarted = other, True
+        self._store(state, i, solution, picture, who)
+        state.lost[i] = self._misfits(solution, picture)
+        state.restarted[i] = restarted
+
+    def backward(self, state: _State, i: int) -> None:
+        static, N = bool(self.footage.static[i]), len(self.footage)
+        times = self.footage.times
+        sides = [k for k in (i - 1, i + 1) if 0 <= k < N and self._joined(state, k, i)]
+        if state.lost[i] and not sides:
+            return
+        who, solver = (self.turning if static else self.performing), self.solvers[static]
+        picture = evidence(self.footage, i, self.size)
+        here = state.pose(i)
+        if len(sides) == 2:
+            share = (times[i] - times[i - 1]) / max(times[i + 1] - times[i - 1], 1e-9)
+            lapse = (times[i + 1] - times[i - 1]) / 2
+            prior = between(self.rig, self.parts, who, state.pose(i - 1), state.pose(i + 1), float(share), float(lapse))
+        elif sides:
+            last = state.pose(sides[0])
+            prior = following(who, here, last, abs(float(times[i] - times[sides[0]])))
+        else:
+            prior = loose_prior(who, here)
+        start = prior.mean if state.lost[i] else here
+        solution = solver.solve(picture, start, prior, BACKWARD_SCHEDULE, who.limits)
+        worse = self._badness(solution) > 1.05 * (state.photometric[i] + 0.3 * (1 - state.iou[i])) + 0.002
+        if worse and not state.lost[i]:
+            return
+        self._store(state, i, solution, picture, who)
+        state.lost[i] = self._misfits(solution, picture)
+
+    def _joined(self, state: _State, k: int, i: int) -> bool:
+        """Neighbours tell of each other, unless one is lost, or the track jumped between them."""
+        apart = state.lost[k] or state.restarted[max(k, i)] or self.footage.static[k] != self.footage.static[i]
+        return not bool(apart)
+
+    # ---- one picture -----------------------------------------------------------------------------------------------
+
+    def _guess(self, state: _State, i: int, who: Usual) -> tuple[Pose | None, Pose, float]:
+        """Where the subject is expected, the pose before, and the seconds since then. None: nothing to go by."""
+        times, fitted = self.footage.times, self.fitted
+        channels = len(self.rig.points.basis)
+        if self.footage.static[i]:
+            T = _interpolated(fitted, times, i)
+            pose = neutral(who, T, channels)
+            return pose, pose, 1.0 / 30
+        if i == 0:
+            return None, neutral(who, np.eye(4), channels), 1.0
+        last = state.pose(i - 1)
+        lapse = float(times[i] - times[i - 1])
+        fresh = i < 2 or self.footage.static[i - 1] or state.restarted[i - 1] or state.lost[i - 1]
+        before = None if fresh else state.pose(i - 2)
+        earlier = float(times[i - 1] - times[i - 2]) if i >= 2 else 0.0
+        return predicted(self.rig, self.parts, who, last, before, lapse, earlier), last, lapse
+
+    def _badness(self, solution: Solution) -> float:
+        return (solution.photometric if np.isfinite(solution.photometric) else 1.0) + 0.3 * (1 - solution.iou)
+
+    def _misfits(self, solution: Solution, picture: Evidence) -> bool:
+        """Far worse than the turn was: the head is not where the track has it."""
+        colour, iou = self.reference
+        unit = max(picture.camera.width, picture.camera.height) / 256
+        wrong = solution.photometric > 3.0 * colour + 0.01 if np.isfinite(solution.photometric) else True
+        return bool(wrong or solution.iou < iou - 0.15 or solution.landmark_px > 8.0 * unit)
+
+    def _store(self, state: _State, i: int, solution: Solution, picture: Evidence, who: Usual) -> None:
+        pose = solution.pose
+        state.T_camera_root[i], state.rotations[i], state.expression[i] = pose.T_camera_root, pose.rotations, pose.expression
+        state.iou[i], state.photometric[i] = solution.iou, solution.photometric
+        state.landmark_px[i] = solution.landmark_px * self.footage.camera.width / picture.camera.width
+        quality = float(np.clip(2.0 * self.reference[0] / max(solution.photometric, 1e-6), 0, 1)) if solution.photometric > 0 else 0.0
+        J = head_rotation_jacobian(self.rig, pose, who.freedoms, self.parts.skull[0])
+        state.confidence[i] = confidence(solution.information, who.spread, J, who.freedoms, quality)
+
+    def result(self, state: _State) -> Track:
+        """The track as the format wants it."""
+        return Track(
+            times=np.asarray(self.footage.times, dtype=np.float64),
+            T_camera_root=state.T_camera_root,
+            joint_rotations=state.rotations,
+            expression=state.expression,
+            confidence=np.where(state.lost[:, None], 0.0, state.confidence),
+            silhouette_iou=state.iou,
+            photometric_error=state.photometric,
+            landmark_error_px=state.landmark_px,
+            lost=state.lost,
+            restarted=state.restarted,
+        )
+
+
+def _interpolated(fitted: FittedTemplate, times: Float[Array, "N"], i: int) -> Float[Array, "4 4"]:
+    """Where the turn's own pictures, which the template was fitted to, put picture `i`."""
+    k = int(np.clip(np.searchsorted(fitted.frames, i), 1, max(len(fitted.frames) - 1, 1)))
+    a, b = fitted.frames[k - 1], fitted.frames[min(k, len(fitted.frames) - 1)]
+    share = float(np.clip((times[i] - times[a]) / max(times[b] - times[a], 1e-9), 0, 1)) if b != a else 0.0
+    one, two = fitted.T_camera_root[k - 1], fitted.T_camera_root[min(k, len(fitted.frames) - 1)]
+    turn = Rotation.from_matrix(two[:3, :3] @ one[:3, :3].T).as_rotvec()
+    T = np.eye(4)
+    T[:3, :3] = Rotation.from_rotvec(share * turn).as_matrix() @ one[:3, :3]
+    T[:3, 3] = (1 - share) * one[:3, 3] + share * two[:3, 3]
+    return T

@@ -1,0 +1,108 @@
+"""Which vertices the camera sees, what the template covers, and where its outline is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray as Array
+
+from threevp_nerfstudio.body.mesh import border_vertices, edges_of, vertex_normals
+from threevp_nerfstudio.kernels.raycast import RayMesh
+from threevp_nerfstudio.tracking.evidence import project, signed_distance
+from threevp_nerfstudio.tracking.footage import PinholeCamera
+
+TOLERANCE = 0.0015
+"""Metres that a surface may lie in front of a vertex and not hide it: neighbours of a vertex on the same skin do."""
+
+
+@dataclass(frozen=True)
+class View:
+    """The posed template as one camera sees it."""
+
+    visible: Bool[Array, "V"]
+    facing: Float[Array, "V"]
+    """Cosine between the normal and the direction to the camera."""
+    normals: Float[Array, "V 3"]
+    """Camera axes."""
+    covered: Bool[Array, "h w"]
+    """What the template covers, on a grid `coarseness` times as coarse as the pictures."""
+    outline: Int[Array, "n 2"]
+    """Pairs of vertices whose middle lies on the outline."""
+
+
+class Observer:
+    """Looks at one template's mesh in any pose. Reuses its bounding volumes: only the vertices move."""
+
+    def __init__(self, vertices: Float[Array, "V 3"], faces: Int[Array, "F 3"], coarseness: int = 2) -> None:
+        self.faces = faces.astype(np.int64)
+        self.coarseness = coarseness
+        self.mesh = RayMesh(torch.as_tensor(vertices, dtype=torch.float32), torch.as_tensor(self.faces))
+        self.edges, face_edges = edges_of(self.faces)
+        flat = face_edges.reshape(-1)
+        order = np.argsort(flat, kind="stable")
+        count = np.bincount(flat, minlength=len(self.edges))
+        first = np.cumsum(count) - count
+        self.paired = np.flatnonzero(count == 2)
+        self.sides = np.stack([order[first[self.paired]] // 3, order[first[self.paired] + 1] // 3], axis=1)
+        self.border = border_vertices(self.faces, len(vertices))
+        self._grid: dict[PinholeCamera, torch.Tensor] = {}
+
+    def look(self, x: Float[Array, "V 3"], camera: PinholeCamera, with_outline: bool = True) -> View:
+        """The template with its vertices at `x` in camera axes."""
+        self.mesh.update(torch.as_tensor(x, dtype=torch.float32))
+        normals = vertex_normals(x, self.faces)
+        distance = np.linalg.norm(x, axis=1)
+        facing = -(normals * x).sum(1) / np.maximum(distance, 1e-9)
+        xy, _ = project(camera, x)
+        inside = (xy > 0).all(1) & (xy[:, 0] < camera.width) & (xy[:, 1] < camera.height) & (x[:, 2] > 0.05)
+        visible = inside & (facing > 0.05)
+        rows = np.flatnonzero(visible)
+        hits = self.mesh.cast(torch.eye(4), torch.as_tensor(x[rows], dtype=torch.float32))
+        visible[rows] = hits.distance.numpy() > distance[rows] - TOLERANCE / np.maximum(facing[rows], 0.2)
+        if not with_outline:
+            return View(visible, facing, normals, np.zeros((0, 0), dtype=bool), np.zeros((0, 2), dtype=np.int64))
+        covered = self.cover(camera)
+        return View(visible, facing, normals, covered, self._outline(x, camera, covered))
+
+    def cover(self, camera: PinholeCamera) -> Bool[Array, "h w"]:
+        """What the template covers in its latest pose."""
+        directions, h, w = self._rays(camera)
+        return self.mesh.cast(torch.eye(4), directions).found.numpy().reshape(h, w)
+
+    def _rays(self, camera: PinholeCamera) -> tuple[torch.Tensor, int, int]:
+        step = self.coarseness
+        h, w = camera.height // step, camera.width // step
+        if camera not in self._grid:
+            u = ((np.arange(w) + 0.5) * step - camera.cx) / camera.fx
+            v = ((np.arange(h) + 0.5) * step - camera.cy) / camera.fy
+            grid = np.stack([*np.meshgrid(u, v), np.ones((h, w))], axis=-1).reshape(-1, 3)
+            self._grid = {camera: torch.as_tensor(grid, dtype=torch.float32)}
+        return self._grid[camera], h, w
+
+    def _outline(self, x: Float[Array, "V 3"], camera: PinholeCamera, covered: Bool[Array, "h w"]) -> Int[Array, "n 2"]:
+        """Edges between a face that looks at the camera and one that looks away, on the border of what is covered."""
+        corners = x[self.faces]
+        normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        front = (normal * corners[:, 0]).sum(1) < 0
+        turning = front[self.sides[:, 0]] != front[self.sides[:, 1]]
+        edges = self.edges[self.paired[turning]]
+        edges = edges[~self.border[edges].any(1)]
+        middle, _ = project(camera, x[edges].mean(1))
+        step = self.coarseness
+        own = signed_distance(covered.astype(np.float32))
+        h, w = covered.shape
+        i = np.clip((middle / step).astype(np.int64), 0, np.array([w, h]) - 1)
+        margin = 2.0
+        within = (middle > margin).all(1) & (middle[:, 0] < camera.width - margin) & (middle[:, 1] < camera.height - margin)
+        return edges[within & (np.abs(own[i[:, 1], i[:, 0]]) < 1.2)]
+
+
+def overlap(covered: Bool[Array, "h w"], matte: Float[Array, "H W"], coarseness: int) -> float:
+    """Intersection over union of what the template covers and the matte."""
+    h, w = covered.shape
+    coarse = matte[: h * coarseness, : w * coarseness].reshape(h, coarseness, w, coarseness).mean((1, 3)) > 0.5
+    union = int((covered | coarse).sum())
+    return 1.0 if union == 0 else float((covered & coarse).sum() / union)
