@@ -87,7 +87,7 @@ WAITING = {
     "host copy": ".cpu(), .numpy(), .tolist()",
 }
 BUDGET = {
-    "aten::nonzero": 5,  # samples are packed for both passes, and those in the face are: their numbers differ
+    "aten::nonzero": 3,  # samples are packed, and those in the face are: their numbers differ from step to step
     "aten::_unique2": 2,  # distinct frames of the fresh rays (to pose them) and of the batch
     "boolean index": 4,  # weights and widths of packed samples
 }

@@ -90,8 +90,9 @@ class ThreeVPModelConfig(ModelConfig):
     """Rays of a training step, drawn from the bank."""
     bank_size: int = 65536
     """Rays kept mapped for training; 0 trains on the fresh rays alone."""
-    weightless_share: float = 0.25
-    """Of the samples that add nothing to their ray, the part that is trained on all the same; 1: all of them."""
+    weightless_share: float = 1.0
+    """Of the samples that add nothing to their ray, the part that is trained on. Below 1 a first pass finds them; steps
+    get a fifth cheaper, but what should stay empty is held empty less firmly (at 0.25: 1.4 dB less at equal steps)."""
     blendfields_start: int = 1000
     """Training step at which the blendfields set in: the coarse field comes first."""
     background_color: Literal["white", "black", "gray"] = "white"
