@@ -79,7 +79,7 @@ def empty_cells(
     paths = [p for i in chosen for p in (frames.image_paths[i], frames.mask_paths[i]) if p is not None]
     stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
     poses = vars(performance.at_frames(torch.from_numpy(chosen).to(canonical.vertices.device))).values()
-    tensors = [*canonical.buffers(), *(x for x in poses if x is not None)]
+    tensors = [*canonical.buffers(), *(x for x in poses if isinstance(x, torch.Tensor))]
     cameras = [x[chosen] for x in (frames.camera_to_world, frames.focal, frames.principal_point, frames.distortion)]
     key = (points, cell, *(x.cpu().numpy() for x in tensors), *cameras, repr(stats), EMPTY_SHARE, SLACK_PX)
     return cached("carved", key, lambda: {"empty": _empty_cells(points, cell, canonical, performance, capture)})["empty"]
