@@ -292,6 +292,14 @@ def test_a_picture_has_colour_opacity_and_depth_in_range(model: ThreeVPModel, ca
     assert (out["depth"][seen] - distance).abs().max() < 1.0
 
 
+def test_the_canonical_state_is_not_deformed(model: ThreeVPModel):
+    surface = model.canonical.pose(model.canonical_state())
+    torch.testing.assert_close(surface.posed[0], model.canonical.vertices)
+    points = model.canonical.vertices[:50] + 0.004
+    x, _, _ = surface.to_canonical(points, torch.zeros(50, dtype=torch.int64), 0.1)
+    torch.testing.assert_close(x, points, atol=1e-4, rtol=0)
+
+
 def test_rendering_in_chunks_changes_nothing(model: ThreeVPModel, camera):
     whole = model.get_outputs_for_camera(camera)["rgb"]
     size, model.config.eval_num_rays_per_chunk = model.config.eval_num_rays_per_chunk, 97

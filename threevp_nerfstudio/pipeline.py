@@ -73,6 +73,16 @@ class ThreeVPPipeline(VanillaPipeline):
         self.avatar_viewer = AvatarViewer(self)  # nerfstudio's viewer looks for such attributes
 
     @torch.no_grad()
+    def get_eval_image_metrics_and_images(self, step: int) -> tuple[dict, dict]:
+        """As nerfstudio's, and the canonical field as the same camera sees it."""
+        metrics, images = super().get_eval_image_metrics_and_images(step)
+        self.eval()
+        camera, _ = self.datamanager.next_eval_image(step)
+        images["canonical"] = self.model.render_camera(camera, self.model.canonical_state())["rgb"]
+        self.train()
+        return metrics, images
+
+    @torch.no_grad()
     def get_average_image_metrics(
         self,
         data_loader,

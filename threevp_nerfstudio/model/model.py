@@ -344,6 +344,12 @@ class ThreeVPModel(Model):
             return state.conditioning
         return torch.minimum(torch.maximum(state.conditioning, self.conditioning_low), self.conditioning_high)
 
+    def canonical_state(self) -> PoseState:
+        """The canonical template itself: nothing is deformed, and blendfields move nothing."""
+        device = self.canonical.vertices.device
+        nothing = torch.zeros(1, self.performance.num_conditioning, device=device)
+        return PoseState(nothing, torch.eye(3, device=device)[None], vertices=self.canonical.vertices[None])
+
     def state_for(self, frame: Int[Tensor, ""] | None, time: float | None) -> PoseState:
         """The pose for a tracked frame, else for a time of the performance (0 to 1), else neutral."""
         if frame is not None:
