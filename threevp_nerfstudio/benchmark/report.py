@@ -51,21 +51,19 @@ class Report:
 
     def print(self) -> None:
         """The one table."""
-        console = Console(width=max(Console().width, 110))
+        console = Console(width=max(Console().width, 140))
         for line in self.heading():
             console.print(line, highlight=False, soft_wrap=True)
-        width = max(len(s.columns) for s in self.sections)
-        table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 3, 0, 0))
-        for _ in range(width):
-            table.add_column(overflow="fold")
         for s in self.sections:
-            table.add_row()
-            table.add_row(f"[bold]{s.title}", *(f"[bold]{c}" for c in s.columns[1:]))
+            # columns of its own for each part: one grid for all would fold every name
+            table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), title=f"\n{s.title}", title_justify="left")
+            for name in s.columns:
+                table.add_column(name)
             for row in s.rows:
                 table.add_row(*row)
+            console.print(table)
             if s.note:
-                table.add_row(f"[dim]{s.note}")
-        console.print(table)
+                console.print(f"[dim]{s.note}", highlight=False, soft_wrap=True)
 
     def markdown(self) -> str:
         lines = [f"{line}  " for line in self.heading()]

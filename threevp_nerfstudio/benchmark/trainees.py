@@ -211,6 +211,7 @@ def make_avatar(name: str, config: ThreeVPTrainerConfig, device: str) -> AvatarT
     """One of our methods, or of its variants."""
     torch.manual_seed(config.pipeline.model.seed)
     pipeline = config.pipeline.setup(device=device, test_mode="val")
+    pipeline.model.before_step(0)  # carving is a part of setting up, and counts as that
     model_config = config.pipeline.model
     fresh = config.pipeline.datamanager.train_num_rays_per_batch
     groups = {k: v for k, v in pipeline.model.get_param_groups().items() if k in config.optimizers}
