@@ -34,11 +34,11 @@ def executable() -> str:
     return found
 
 
-def until(true: Callable[[], bool], what: str, seconds: float = SECONDS) -> None:
+def until(true: Callable[[], bool], what: str) -> None:
     """Wait for something to become true, or fail saying what did not."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + SECONDS
     while not true():
-        assert time.monotonic() < end, f"waited {seconds:.0f} s in vain until {what}"
+        assert time.monotonic() < end, f"waited {SECONDS:.0f} s in vain until {what}"
         time.sleep(0.1)
 
 
@@ -85,6 +85,7 @@ class AvatarPage:
     def drag(self, label: str) -> None:
         """Drag the thumb of a slider to its right end."""
         row = self.page.locator("label").get_by_text(label, exact=True).first.locator("xpath=ancestor::div[2]")
+        row.scroll_into_view_if_needed()
         thumb, track = row.get_by_role("slider").bounding_box(), row.locator(".mantine-Slider-track").bounding_box()
         mouse = self.page.mouse
         y = thumb["y"] + thumb["height"] / 2

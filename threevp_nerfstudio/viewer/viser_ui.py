@@ -201,6 +201,7 @@ class Ui:
         for i in range(0, len(options), columns):
             place = None if order is None else order + 0.01 * i
             handle = self._server.gui.add_button_group(label if i == 0 else " ", options[i : i + columns], order=place)
+            handle._impl.is_button = True  # viser 0.2.7 takes a second click on the same one for no change
             handle.on_click(self._when_done(act))
 
     def button(self, label: str, act: Callable[[Window], None], hint: str | None = None) -> None:
