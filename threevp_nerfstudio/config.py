@@ -51,9 +51,9 @@ def method(
             ),
         ),
         optimizers={
-            "grid": optimizer(2e-2),
-            "networks": optimizer(8e-3),
-            "blendfields": optimizer(1e-2),
+            "grid": optimizer(4e-2),
+            "networks": optimizer(1.6e-2),
+            "blendfields": optimizer(2e-2),
             "refinement": optimizer(5e-4),
         },
         viewer=ViewerConfig(num_rays_per_chunk=1 << 15, quit_on_train_completion=True),
