@@ -198,9 +198,14 @@ class Panel:
         seen, value = state.slider_range(name), state.value(name)
         low, high = _outwards(seen.low, seen.high, step)
         self.sliders[name] = self.ui.slider(
-            spoken(name), low, high, step, value, self._then(lambda v: state.set_value(name, v), False),
+            spoken(name), low, high, step, value, self._then(lambda v: self._set_value(name, v, step), False),
             hint=f"{name}: training saw {seen.low:.2f} to {seen.high:.2f}", visible=visible,
         )  # fmt: skip
+
+    def _set_value(self, name: str, value: float, step: float) -> None:
+        self.state.set_value(name, value)
+        if abs(self.state.value(name) - value) > step:  # typed, and beyond the slider's end: show what it became
+            self.sliders_stale = True
 
     def _is_open(self, name: str) -> bool:
         """Whether a slider is shown: seen in training (or beyond), and of the first components (or all of them)."""
