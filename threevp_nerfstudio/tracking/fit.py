@@ -24,11 +24,12 @@ from threevp_nerfstudio.body.landmarks import find_landmarks
 from threevp_nerfstudio.body.template import RiggedTemplate
 from threevp_nerfstudio.tracking.appearance import gather, sight
 from threevp_nerfstudio.tracking.evidence import evidence
-from threevp_nerfstudio.tracking.face_points import face_points
-from threevp_nerfstudio.tracking.fitted import FittedTemplate, Turn
+from threevp_nerfstudio.tracking.face_points import FacePoints, face_points, personal_points
+from threevp_nerfstudio.tracking.fitted import FittedTemplate, Turn, azimuth_of
 from threevp_nerfstudio.tracking.footage import Footage, PinholeCamera
 from threevp_nerfstudio.tracking.offsets import fit_offsets
 from threevp_nerfstudio.tracking.parts import find_parts
+from threevp_nerfstudio.tracking.posing import Pose, PosedRig
 from threevp_nerfstudio.tracking.shape import ShapeReport, TurnEstimate, TurnProblem, identity_basis
 from threevp_nerfstudio.tracking.start import (
     guessed_camera,
@@ -43,6 +44,8 @@ from threevp_nerfstudio.tracking.upright import summary_of_turn, upright
 
 __all__ = ["FitOptions", "FittedTemplate", "Turn", "fit_template"]
 
+FRONTAL_ENOUGH = np.radians(40.0)
+"""Azimuth up to which pictures of the turn say where this person's landmarks lie."""
 Progress = Callable[[str, int, int], None]
 """Called with the stage's name, steps done and steps in all."""
 
@@ -89,6 +92,7 @@ def fit_template(
         x = rig.place(rig.points, pose).camera
         sights.append(sight(seen, x, problem.observer.look(x, seen.camera, with_outline=False)))
     looks = gather(sights)
+    face = _own_landmarks(problem, estimate, rig, poses)
     texture = None
     if options.texture_size:
         def step(done: int, of: int) -> None:
@@ -111,10 +115,10 @@ def fit_template(
         blurred_albedo=looks.albedo.astype(np.float32),
         albedo_trust=looks.trust.astype(np.float32),
         lighting=looks.lighting,
-        landmark_ids=problem.face.ids,
-        landmark_corners=problem.face.corners,
-        landmark_bary=problem.face.bary,
-        landmark_noise=problem.face.noise,
+        landmark_ids=face.ids,
+        landmark_corners=face.corners,
+        landmark_bary=face.bary,
+        landmark_noise=face.noise,
         camera=camera,
         frames=rows,
         T_camera_root=T,
@@ -179,6 +183,21 @@ def _fit(problem: TurnProblem, estimate: TurnEstimate, body: BodyModel, progress
 
         estimate, report = problem.fit(estimate, basis, iterations, level, dressed, tick)
     return estimate, report
+
+
+def _own_landmarks(problem: TurnProblem, estimate: TurnEstimate, rig: PosedRig, poses: tuple[Pose, ...]) -> FacePoints:
+    """Landmarks where this person's frontal pictures show them."""
+    placed, rays = [], []
+    for k, pose in enumerate(poses):
+        seen = problem.seen(k, estimate)
+        if seen.landmark_score < 0.3 or abs(azimuth_of(pose.T_camera_root)) > FRONTAL_ENOUGH:
+            continue
+        camera = seen.camera
+        xy = (seen.landmarks - np.array([camera.cx, camera.cy])) / np.array([camera.fx, camera.fy])
+        placed.append(rig.place(rig.points, pose).camera)
+        rays.append(np.concatenate([xy, np.ones((len(xy), 1))], axis=1))
+    count = len(problem.pictures[0].landmarks)
+    return personal_points(count, np.asarray(problem.body.template.faces), rig.points.rest, placed, rays, problem.face)
 
 
 def as_body(template: RiggedTemplate) -> BodyModel:

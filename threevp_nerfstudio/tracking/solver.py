@@ -30,7 +30,9 @@ from threevp_nerfstudio.tracking.visibility import Observer, View, overlap
 MOST_VERTICES = 2500
 COLOURS_COUNT = 500.0
 """Colours of one picture count as at most so many independent measurements: errors of the model are shared by neighbours."""
-OUTLINE_COUNT, LANDMARKS_COUNT = 60.0, 40.0
+OUTLINE_COUNT, LANDMARKS_COUNT = 60.0, 60.0
+DETECTOR_NOISE = 0.7
+"""Pixels at a width of 256 by which landmarks jitter, once they are where this person has them."""
 LANDMARKS_SEEN = np.radians(60.0)
 CLIP = np.array([0.15] * 3 + [0.03] * 3)
 """Largest step of the rigid pose, radians and metres."""
@@ -84,6 +86,7 @@ class FrameSolver:
         self.order = np.random.default_rng(0).permutation(len(areas))
         points = subject.landmarks.points(subject.rig.points) if subject.landmarks is not None and with_landmarks else None
         self.landmark_points: Points | None = points
+        self.landmark_weight = np.ones(0) if points is None else mobility(points)
 
     def renew(self, subject: Subject) -> None:
         """The same mesh with other looks or rest shape."""
@@ -165,7 +168,10 @@ class FrameSolver:
         target = picture.landmarks[face.ids]
         kept = np.flatnonzero(np.isfinite(target).all(1))
         x, J = placed_with_jacobian(self.landmark_points.take(kept))
-        return add_landmarks(system, picture, x, J, target[kept], face.noise[kept], LANDMARKS_COUNT)
+        weight = self.landmark_weight[kept]
+        return add_landmarks(
+            system, picture, x, J, target[kept], face.noise[kept], LANDMARKS_COUNT, weight / weight.mean(), DETECTOR_NOISE
+        )
 
     def _step(self, picture, pose, pivot, level, selection, prior, system, damping, limits):
         """Damped steps until one lowers the cost; the pose stays where none does."""
@@ -200,3 +206,11 @@ class FrameSolver:
         return Solution(
             pose, system.cost, information, photometric, iou, float(np.mean(px)) if len(px) else np.nan, view, x
         )
+
+
+def mobility(points: Points) -> Float[Array, "n"]:
+    """Importance of landmarks: lips and eyelids, which expressions move most, tell what the colours do not."""
+    if not len(points.basis):
+        return np.ones(len(points.rest))
+    motion = np.sqrt((points.basis**2).sum(-1)).max(0)
+    return 0.3 + np.clip(motion / 0.006, 0, 2)

@@ -132,8 +132,11 @@ def add_landmarks(
     target: Float[Array, "n 2"],
     noise_m: Float[Array, "n"],
     independent: float,
+    weight: Float[Array, "n"] | None = None,
+    noise_px: float = LANDMARK_NOISE,
 ) -> Float[Array, "n"]:
-    """Named points of the face lie where they were found. `noise_m`: how well each is known on the template, metres.
+    """Named points of the face lie where they were found. `noise_m`: how well each is known on the template, metres;
+    `noise_px`: the detector's own, at a width of 256; `weight`: importance, with a mean of one.
 
     Returns distances in pixels.
     """
@@ -141,11 +144,11 @@ def add_landmarks(
         return np.zeros(0)
     unit = max(evidence.camera.width, evidence.camera.height) / 256
     xy, Jp = project(evidence.camera, x)
-    noise = np.hypot(LANDMARK_NOISE * unit, noise_m * evidence.camera.fx / x[:, 2])
+    noise = np.hypot(noise_px * unit, noise_m * evidence.camera.fx / x[:, 2])
     gap = (xy - target) / noise[:, None]
-    weight = np.full(2 * len(x), independent / len(x))
+    each = np.repeat(np.ones(len(x)) if weight is None else weight, 2) * independent / len(x)
     Jl = None if J is None else (np.matmul(Jp, J) / noise[:, None, None]).reshape(2 * len(x), -1)
-    system.add(Jl, gap.reshape(-1), weight, LANDMARK_OUTLIER)
+    system.add(Jl, gap.reshape(-1), each, LANDMARK_OUTLIER)
     return np.linalg.norm(xy - target, axis=1)
 
 
