@@ -70,14 +70,15 @@ def fit_template(
     body: BodyModel | None = None,
     template: RiggedTemplate | None = None,
     progress: Progress = lambda *_: None,
+    landmarks: FacePoints | None = None,
 ) -> FittedTemplate:
     """Fit `body` (a whole body model; Anny by default), or keep the shape of a given `template` and find only its poses,
-    the camera and colours.
+    the camera and colours. `landmarks`: where the footage's landmarks lie on `template`, if they are not MediaPipe's.
 
     Raises `TrackError`.
     """
     progress("start", 0, 1)
-    problem, estimate, footage, rows, average = _start(footage, options, body, template)
+    problem, estimate, footage, rows, average = _start(footage, options, body, template, landmarks)
     progress("start", 1, 1)
     estimate, report = _fit(problem, estimate, average, progress)
     rig = problem.rig(estimate)
@@ -128,11 +129,17 @@ def fit_template(
     )
 
 
-def _start(footage: Footage, options: FitOptions, body: BodyModel | None, template: RiggedTemplate | None):
+def _start(
+    footage: Footage,
+    options: FitOptions,
+    body: BodyModel | None,
+    template: RiggedTemplate | None,
+    landmarks: FacePoints | None = None,
+):
     """The problem, where it starts, the footage with its guessed camera, the chosen pictures, and the average face."""
     if template is not None:
         whole, small = None, as_body(template)
-        face = face_points(small.template)
+        face = landmarks if landmarks is not None else face_points(small.template)
     else:
         whole = body if body is not None else _anny()
         small = crop(whole, 0.2)
