@@ -38,6 +38,7 @@ from threevp_nerfstudio.tracking.start import (
     starting_poses,
     torso_in_view,
     turn_frames,
+    turn_rows,
 )
 from threevp_nerfstudio.tracking.texture import bake_texture
 from threevp_nerfstudio.tracking.upright import summary_of_turn, upright
@@ -136,7 +137,8 @@ def _start(
     template: RiggedTemplate | None,
     landmarks: FacePoints | None = None,
 ):
-    """The problem, where it starts, the footage with its guessed camera, the chosen pictures, and the average face."""
+    """The problem, where it starts, the footage with its guessed camera, the chosen pictures, and the body on its mesh."""
+    turn_rows(footage)
     if template is not None:
         whole, small = None, as_body(template)
         face = landmarks if landmarks is not None else face_points(small.template)
