@@ -22,7 +22,7 @@ from threevp_nerfstudio.body.body_model import BodyModel, Identity, stored
 from threevp_nerfstudio.body.crop import crop
 from threevp_nerfstudio.body.landmarks import find_landmarks
 from threevp_nerfstudio.body.template import RiggedTemplate
-from threevp_nerfstudio.tracking.appearance import gather, sight
+from threevp_nerfstudio.tracking.appearance import filled, gather, sight
 from threevp_nerfstudio.tracking.evidence import evidence
 from threevp_nerfstudio.tracking.face_points import FacePoints, face_points, personal_points
 from threevp_nerfstudio.tracking.fitted import FittedTemplate, Turn, azimuth_of
@@ -113,7 +113,7 @@ def fit_template(
     return FittedTemplate(
         template=stored(template),
         texture=texture,
-        albedo=np.clip(looks.albedo[-1], 0, 1).astype(np.float32),
+        albedo=np.clip(filled(looks.albedo[-1], looks.trust, rig.points.rest), 0, 1).astype(np.float32),
         blurred_albedo=looks.albedo.astype(np.float32),
         albedo_trust=looks.trust.astype(np.float32),
         lighting=looks.lighting,

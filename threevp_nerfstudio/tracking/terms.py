@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy import ndarray as Array
 
 from threevp_nerfstudio.tracking.evidence import Evidence, project
@@ -47,6 +47,15 @@ class System:
             scaled = J * (weight * damp**2)[:, None]
             self.H += scaled.T @ J
             self.g -= scaled.T @ residual
+
+    def marginalise(self, count: int, spread: Float[Array, "count"]) -> None:
+        """Let the residuals carry an unknown common error along the first `count` parameters, of the given spread."""
+        M = self.H[:count, :count] + np.diag(1.0 / spread**2)
+        B, pull = self.H[:, :count].copy(), self.g[:count].copy()
+        part = np.linalg.solve(M, np.column_stack([B.T, pull]))
+        self.cost -= 0.5 * float(pull @ part[:, -1])
+        self.H -= B @ part[:, :-1]
+        self.g -= B @ part[:, -1]
 
     def add_prior(self, offset: Float[Array, "D"], spread: Float[Array, "D"]) -> None:
         """A Gaussian prior on the estimate, which lies `offset` from its mean; infinite `spread` means none."""
@@ -155,7 +164,3 @@ def add_landmarks(
 def shaded(albedo: Float[Array, "n 3"], normals: Float[Array, "n 3"], lighting: Float[Array, "9 3"]) -> Float[Array, "n 3"]:
     """Colours under the room's light; `normals` in camera axes, in which the room stands still."""
     return albedo * (harmonics(normals) @ lighting)
-
-
-def rows_of(mask: Array) -> Int[Array, "n"]:
-    return np.flatnonzero(mask)
