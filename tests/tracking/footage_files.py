@@ -49,13 +49,13 @@ def subject_mask(height: int, width: int, x: float, size: float = 1.0) -> np.nda
 
 
 def scene(count: int, height: int = 96, width: int = 96, background: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures of a red and blue figure that sways before a wall, and its true masks."""
+    """Pictures of a red and blue figure that sways and turns before a wall, and its true masks."""
     wall = room(height, width) if background is None else background
     pictures, masks = [], []
     for i in range(count):
         mask = subject_mask(height, width, width * (0.5 + 0.16 * np.sin(2 * np.pi * i / max(count, 2))))
         picture = wall.copy()
-        shade = np.linspace(0.7, 1.1, width)[None, :, None]
+        shade = (0.95 + 0.2 * np.sin(0.13 * np.arange(width) + 1.3 * i))[None, :, None]  # another side at each moment
         colour = np.where(np.arange(height)[:, None, None] < 0.6 * height, [170, 60, 50], [30, 40, 120]) * shade
         picture[mask] = colour.clip(0, 255).astype(np.uint8)[mask]
         pictures.append(picture)

@@ -119,3 +119,14 @@ def test_eliminated_colours_solve_the_joint_system():
     assert np.linalg.solve(system.H, system.g)[0] == pytest.approx(expected, rel=1e-6)
 
 
+
+
+def test_a_common_error_is_taken_out_of_a_term():
+    # residuals that the first parameter explains tell nothing of the second any more, where the error's spread is wide
+    rng = np.random.default_rng(2)
+    J = rng.normal(size=(30, 2))
+    system = System.empty(2)
+    system.add(J, J[:, 0] * 0.5, np.ones(30), 1e6)
+    system.marginalise(1, np.array([1e3]))
+    np.testing.assert_allclose(system.g, 0.0, atol=1e-3)
+    assert system.H[0, 0] < 1e-3 and system.H[1, 1] > 1.0 and abs(system.cost) < 1e-3

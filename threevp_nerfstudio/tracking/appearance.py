@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray as Array
+from scipy.spatial import cKDTree
 
 from threevp_nerfstudio.tracking.evidence import SIGMAS, Evidence, project
 from threevp_nerfstudio.tracking.lighting import EVEN, fit_lighting, harmonics
@@ -64,6 +65,15 @@ def gather(sights: list[Sight], rounds: int = 3) -> Appearance:
         lighting = _lighting(sights, weight, albedo, seen)
     levels = [_albedo(sights, weight, lighting, level) for level in range(len(SIGMAS))]
     return Appearance(np.stack(levels), trust, lighting)
+
+
+def filled(albedo: Float[Array, "V 3"], trust: Float[Array, "V"], rest: Float[Array, "V 3"]) -> Float[Array, "V 3"]:
+    """Vertices that no picture shows take the colour of the nearest that one does."""
+    known = np.flatnonzero(trust > 0.1)
+    if not len(known):
+        return albedo
+    nearest = known[cKDTree(rest[known]).query(rest)[1]]
+    return np.where((trust > 0.1)[:, None], albedo, albedo[nearest])
 
 
 def _albedo(sights: list[Sight], weight: Float[Array, "K V"], lighting: Array, level: int) -> Float[Array, "V 3"]:

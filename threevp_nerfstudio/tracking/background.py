@@ -18,6 +18,8 @@ FREE_BELOW = 40
 """Person probability (of 255) below which a pixel may be room."""
 MARGIN = 0.02
 """Share of the picture's size that is kept clear of possible person."""
+STILL = 0.3
+"""Share of the subject's core that keeps its colour in half of the pictures when the subject sits still."""
 NOISE_FLOOR = 1.5
 """8-bit levels; codecs leave at least that."""
 
@@ -110,6 +112,8 @@ def unmoved(
         support = (np.abs(S - candidate).max(-1) < tolerance).sum(0)
         better = support > best
         best[better], reference[better] = support[better], candidate[better]
+    if not _turns(P, best, size):
+        return np.zeros((len(S), *K.shape), dtype=bool)
     returns = ~K & (best >= 0.15 * len(S)) & (best <= 0.97 * len(S))
     state = (np.abs(S - reference).max(-1) < tolerance) & returns
     accepted = np.zeros_like(returns)
@@ -129,6 +133,16 @@ def unmoved(
         inside = inside | new
         shown |= state & new
     return state & accepted
+
+
+def _turns(P: UInt8[Array, "K h w"], best: Int[Array, "t u"], size: tuple[int, int]) -> bool:
+    """Whether the subject turns: then what is always covered by it changes its colour all the time.
+
+    An arm that rests looks like a thing of the room; of a subject who sits still nothing can be told by standing still.
+    `best` is in how many samples a pixel shows one and the same colour.
+    """
+    core = np.stack([cv2.resize(p, size, interpolation=cv2.INTER_AREA) for p in P]).mean(0) > 0.85 * 255
+    return bool(core.any()) and float((best[core] >= 0.5 * len(P)).mean()) < STILL
 
 
 CROSS = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], np.uint8)

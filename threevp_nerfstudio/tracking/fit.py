@@ -22,13 +22,14 @@ from threevp_nerfstudio.body.body_model import BodyModel, Identity, stored
 from threevp_nerfstudio.body.crop import crop
 from threevp_nerfstudio.body.landmarks import find_landmarks
 from threevp_nerfstudio.body.template import RiggedTemplate
-from threevp_nerfstudio.tracking.appearance import gather, sight
+from threevp_nerfstudio.tracking.appearance import filled, gather, sight
 from threevp_nerfstudio.tracking.evidence import evidence
-from threevp_nerfstudio.tracking.face_points import face_points
-from threevp_nerfstudio.tracking.fitted import FittedTemplate, Turn
+from threevp_nerfstudio.tracking.face_points import FacePoints, face_points, personal_points
+from threevp_nerfstudio.tracking.fitted import FittedTemplate, Turn, azimuth_of
 from threevp_nerfstudio.tracking.footage import Footage, PinholeCamera
 from threevp_nerfstudio.tracking.offsets import fit_offsets
 from threevp_nerfstudio.tracking.parts import find_parts
+from threevp_nerfstudio.tracking.posing import Pose, PosedRig
 from threevp_nerfstudio.tracking.shape import ShapeReport, TurnEstimate, TurnProblem, identity_basis
 from threevp_nerfstudio.tracking.start import (
     guessed_camera,
@@ -37,12 +38,15 @@ from threevp_nerfstudio.tracking.start import (
     starting_poses,
     torso_in_view,
     turn_frames,
+    turn_rows,
 )
 from threevp_nerfstudio.tracking.texture import bake_texture
 from threevp_nerfstudio.tracking.upright import summary_of_turn, upright
 
 __all__ = ["FitOptions", "FittedTemplate", "Turn", "fit_template"]
 
+FRONTAL_ENOUGH = np.radians(40.0)
+"""Azimuth up to which pictures of the turn say where this person's landmarks lie."""
 Progress = Callable[[str, int, int], None]
 """Called with the stage's name, steps done and steps in all."""
 
@@ -67,14 +71,15 @@ def fit_template(
     body: BodyModel | None = None,
     template: RiggedTemplate | None = None,
     progress: Progress = lambda *_: None,
+    landmarks: FacePoints | None = None,
 ) -> FittedTemplate:
     """Fit `body` (a whole body model; Anny by default), or keep the shape of a given `template` and find only its poses,
-    the camera and colours.
+    the camera and colours. `landmarks`: where the footage's landmarks lie on `template`, if they are not MediaPipe's.
 
     Raises `TrackError`.
     """
     progress("start", 0, 1)
-    problem, estimate, footage, rows, average = _start(footage, options, body, template)
+    problem, estimate, footage, rows, average = _start(footage, options, body, template, landmarks)
     progress("start", 1, 1)
     estimate, report = _fit(problem, estimate, average, progress)
     rig = problem.rig(estimate)
@@ -89,6 +94,7 @@ def fit_template(
         x = rig.place(rig.points, pose).camera
         sights.append(sight(seen, x, problem.observer.look(x, seen.camera, with_outline=False)))
     looks = gather(sights)
+    face = _own_landmarks(problem, estimate, rig, poses)
     texture = None
     if options.texture_size:
         def step(done: int, of: int) -> None:
@@ -107,14 +113,14 @@ def fit_template(
     return FittedTemplate(
         template=stored(template),
         texture=texture,
-        albedo=np.clip(looks.albedo[-1], 0, 1).astype(np.float32),
+        albedo=np.clip(filled(looks.albedo[-1], looks.trust, rig.points.rest), 0, 1).astype(np.float32),
         blurred_albedo=looks.albedo.astype(np.float32),
         albedo_trust=looks.trust.astype(np.float32),
         lighting=looks.lighting,
-        landmark_ids=problem.face.ids,
-        landmark_corners=problem.face.corners,
-        landmark_bary=problem.face.bary,
-        landmark_noise=problem.face.noise,
+        landmark_ids=face.ids,
+        landmark_corners=face.corners,
+        landmark_bary=face.bary,
+        landmark_noise=face.noise,
         camera=camera,
         frames=rows,
         T_camera_root=T,
@@ -124,11 +130,18 @@ def fit_template(
     )
 
 
-def _start(footage: Footage, options: FitOptions, body: BodyModel | None, template: RiggedTemplate | None):
-    """The problem, where it starts, the footage with its guessed camera, the chosen pictures, and the average face."""
+def _start(
+    footage: Footage,
+    options: FitOptions,
+    body: BodyModel | None,
+    template: RiggedTemplate | None,
+    landmarks: FacePoints | None = None,
+):
+    """The problem, where it starts, the footage with its guessed camera, the chosen pictures, and the body on its mesh."""
+    turn_rows(footage)
     if template is not None:
         whole, small = None, as_body(template)
-        face = face_points(small.template)
+        face = landmarks if landmarks is not None else face_points(small.template)
     else:
         whole = body if body is not None else _anny()
         small = crop(whole, 0.2)
@@ -179,6 +192,21 @@ def _fit(problem: TurnProblem, estimate: TurnEstimate, body: BodyModel, progress
 
         estimate, report = problem.fit(estimate, basis, iterations, level, dressed, tick)
     return estimate, report
+
+
+def _own_landmarks(problem: TurnProblem, estimate: TurnEstimate, rig: PosedRig, poses: tuple[Pose, ...]) -> FacePoints:
+    """Landmarks where this person's frontal pictures show them."""
+    placed, rays = [], []
+    for k, pose in enumerate(poses):
+        seen = problem.seen(k, estimate)
+        if seen.landmark_score < 0.3 or abs(azimuth_of(pose.T_camera_root)) > FRONTAL_ENOUGH:
+            continue
+        camera = seen.camera
+        xy = (seen.landmarks - np.array([camera.cx, camera.cy])) / np.array([camera.fx, camera.fy])
+        placed.append(rig.place(rig.points, pose).camera)
+        rays.append(np.concatenate([xy, np.ones((len(xy), 1))], axis=1))
+    count = len(problem.pictures[0].landmarks)
+    return personal_points(count, np.asarray(problem.body.template.faces), rig.points.rest, placed, rays, problem.face)
 
 
 def as_body(template: RiggedTemplate) -> BodyModel:

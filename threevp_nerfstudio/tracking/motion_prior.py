@@ -21,7 +21,7 @@ MOVES = np.array([0.03] * 3 + [0.006] * 3)
 USUAL_JOINT = {"spine": 0.10, "neck": 0.20, "head": 0.20, "jaw": 0.15, "eyes": 0.2}
 """Radians that a joint usually turns against the stance of the turn."""
 JOINT_MOVES = 0.04
-ARKIT_SPREAD, COMPONENT_SPREAD = 0.3, 1.0
+ARKIT_SPREAD, COMPONENT_SPREAD = 0.35, 1.0
 """Usual size of a channel: coefficients from 0 to 1, or components of unit variance."""
 CHANNEL_MOVES = 0.6
 """Change of a channel in one picture, of its usual size."""

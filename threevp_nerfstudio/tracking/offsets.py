@@ -1,4 +1,7 @@
-"""The person's own shape on top of the body model: how far each vertex lies off it along its normal.
+"""The person's own shape on top of the body model: how far each vertex lies off it along the normals round it.
+
+Directions are means of the normals in a neighbourhood of space, so that both lips, or both lids, move together; along their
+own normals they would move into each other.
 
 Outlines of all pictures pull the vertices on them; colours pull every vertex that is seen from several sides to the depth
 at which the pictures agree (the shift of its mean colour is eliminated, so the mean does not hold it back). Between them
@@ -31,13 +34,15 @@ LOPSIDED = {"face": 0.002, "hair": 0.006, "clothes": 0.010, "other": 0.004}
 OUTLINE_WEIGHT, COLOUR_WEIGHT = 0.3, 0.05
 """Independent measurements per vertex and picture."""
 LONGEST_STEP = 0.012
+NEIGHBOURHOOD = 0.006
+"""Metres over which the directions of offsets are averaged."""
 
 
 def fit_offsets(problem: TurnProblem, estimate: TurnEstimate, level: int | None) -> TurnEstimate:
     """One step of the offsets, poses and camera held. `level`: pyramid level of the colours, None for outlines alone."""
     rig = problem.rig(estimate)
     V = len(rig.points.rest)
-    normals = vertex_normals(rig.points.rest, problem.body.template.faces)
+    normals = directions(rig.points.rest - estimate.offset, problem.body.template.faces, problem.parts)
     A, b = sp.csr_matrix((V, V)), np.zeros(V)
     looks = None if level is None else problem.looks(estimate)
     sums = _Sums(V)
@@ -124,13 +129,26 @@ def mirror(rest: Float[Array, "V 3"]) -> sp.csr_matrix:
     return sp.csr_matrix((np.full(3 * V, 1 / 3), (np.repeat(np.arange(V), 3), near.reshape(-1))), shape=(V, V))
 
 
+def directions(rest: Float[Array, "V 3"], faces: Array, parts: Parts) -> Float[Array, "V 3"]:
+    """Unit directions along which vertices are offset: normals of the skin, averaged over `NEIGHBOURHOOD` metres."""
+    skin = np.flatnonzero(parts.skin)
+    normals = vertex_normals(rest, faces)[skin]
+    distance, near = cKDTree(rest[skin]).query(rest, k=min(40, len(skin)))
+    weight = np.exp(-0.5 * (distance / NEIGHBOURHOOD) ** 2) + 1e-9
+    mean = np.einsum("vk,vkc->vc", weight, normals[near])
+    return mean / np.linalg.norm(mean, axis=1, keepdims=True).clip(1e-9)
+
+
 def carried(faces: Array, rest: Float[Array, "V 3"], offset: Float[Array, "V 3"], parts: Parts) -> Float[Array, "V 3"]:
-    """Pieces without skin (eyes, teeth, tongue) move as a whole with the skin nearest to them."""
+    """What lies inside moves with the skin nearest to it; pieces without skin (eyes, teeth, tongue) as a whole."""
     piece = components(faces.astype(np.int64), len(rest))
     skin = np.flatnonzero(parts.skin)
     with_skin = np.unique(piece[skin])
     tree = cKDTree(rest[skin])
     out = offset.copy()
+    inner = np.flatnonzero(~parts.skin)
+    if len(inner):
+        out[inner] = offset[skin[tree.query(rest[inner], k=8)[1]]].mean(1)
     for label in np.setdiff1d(np.unique(piece), with_skin):
         members = piece == label
         near = np.unique(tree.query(rest[members], k=12)[1])

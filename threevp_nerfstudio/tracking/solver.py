@@ -30,8 +30,13 @@ from threevp_nerfstudio.tracking.visibility import Observer, View, overlap
 MOST_VERTICES = 2500
 COLOURS_COUNT = 500.0
 """Colours of one picture count as at most so many independent measurements: errors of the model are shared by neighbours."""
-OUTLINE_COUNT, LANDMARKS_COUNT = 60.0, 40.0
-LANDMARKS_SEEN = np.radians(60.0)
+OUTLINE_COUNT, LANDMARKS_COUNT = 60.0, 60.0
+DETECTOR_NOISE = 1.0
+"""Pixels at a width of 256 by which landmarks jitter, once they are where this person has them."""
+DETECTOR_LAG = np.array([np.radians(2.0)] * 3 + [0.004] * 3)
+"""Radians and metres by which all landmarks together may be off, as a rigid body."""
+LANDMARKS_SEEN, LANDMARKS_FADE = np.radians(60.0), np.radians(25.0)
+"""Azimuth of the head beyond which landmarks do not count, and over which they fade out before."""
 CLIP = np.array([0.15] * 3 + [0.03] * 3)
 """Largest step of the rigid pose, radians and metres."""
 
@@ -84,6 +89,7 @@ class FrameSolver:
         self.order = np.random.default_rng(0).permutation(len(areas))
         points = subject.landmarks.points(subject.rig.points) if subject.landmarks is not None and with_landmarks else None
         self.landmark_points: Points | None = points
+        self.landmark_weight = np.ones(0) if points is None else mobility(points)
 
     def renew(self, subject: Subject) -> None:
         """The same mesh with other looks or rest shape."""
@@ -152,20 +158,38 @@ class FrameSolver:
         if len(a):
             x, J = placed_with_jacobian(middle(rig.points, a, b))
             add_outline(system, picture, x, J, np.minimum(subject.outline_trust[a], subject.outline_trust[b]), OUTLINE_COUNT)
-        self._landmarks(system, picture, pose, placed_with_jacobian)
+        self._landmarks(system, picture, pose, pivot, with_jacobian)
         system.add_prior(pose_difference(pose, prior.mean, freedoms, pivot), prior.spread)
         return system
 
-    def _landmarks(self, system: System, picture: Evidence, pose: Pose, placed_with_jacobian) -> Array:
-        face = self.subject.landmarks
+    def _landmarks(self, system: System, picture: Evidence, pose: Pose, pivot: Array, with_jacobian: bool) -> Array:
+        """Landmarks tell the expression. A detector lags behind a turning head as a whole, so that share of the residuals that
+        a small rigid motion explains is taken out."""
+        face, rig = self.subject.landmarks, self.subject.rig
         if self.landmark_points is None or face is None or picture.landmark_score < 0.3:
             return np.zeros(0)
-        if abs(azimuth_of(head_pose(self.subject.rig, pose, self.subject.parts.skull[0]))) > LANDMARKS_SEEN:
+        azimuth = abs(azimuth_of(head_pose(rig, pose, self.subject.parts.skull[0])))
+        seen = float(np.clip((LANDMARKS_SEEN - azimuth) / LANDMARKS_FADE, 0, 1))
+        if seen == 0.0:
             return np.zeros(0)
         target = picture.landmarks[face.ids]
         kept = np.flatnonzero(np.isfinite(target).all(1))
-        x, J = placed_with_jacobian(self.landmark_points.take(kept))
-        return add_landmarks(system, picture, x, J, target[kept], face.noise[kept], LANDMARKS_COUNT)
+        points = self.landmark_points.take(kept)
+        freedoms = self.freedoms if with_jacobian else Freedoms((), ())
+        placed = rig.place(points, pose)
+        J = rig.jacobian(points, placed, pose, freedoms, pivot)
+        weight = self.landmark_weight[kept]
+        part = System.empty(freedoms.count)
+        off = add_landmarks(
+            part, picture, placed.camera, J, target[kept], face.noise[kept], seen * LANDMARKS_COUNT,
+            weight / weight.mean(), DETECTOR_NOISE,
+        )  # fmt: skip
+        part.marginalise(6, DETECTOR_LAG)
+        system.cost += part.cost
+        if with_jacobian:
+            system.H += part.H
+            system.g += part.g
+        return off
 
     def _step(self, picture, pose, pivot, level, selection, prior, system, damping, limits):
         """Damped steps until one lowers the cost; the pose stays where none does."""
@@ -195,8 +219,16 @@ class FrameSolver:
             predicted = subject.looks.predicted(level, rows, view.normals[rows])
             term = colour_term(picture, level, x[rows], None, predicted, weight)
             photometric = float((weight[:, None] * np.abs(term.residual)).sum() / (3 * weight.sum()))
-        px = self._landmarks(System.empty(self.freedoms.count), picture, pose, lambda p: (subject.rig.place(p, pose).camera, None))
+        px = self._landmarks(System.empty(6), picture, pose, pivot, False)
         iou = overlap(view.covered, picture.inside, self.observer.coarseness)
         return Solution(
             pose, system.cost, information, photometric, iou, float(np.mean(px)) if len(px) else np.nan, view, x
         )
+
+
+def mobility(points: Points) -> Float[Array, "n"]:
+    """Importance of landmarks: lips and eyelids, which expressions move most, tell what the colours do not."""
+    if not len(points.basis):
+        return np.ones(len(points.rest))
+    motion = np.sqrt((points.basis**2).sum(-1)).max(0)
+    return 0.3 + np.clip(motion / 0.006, 0, 2)

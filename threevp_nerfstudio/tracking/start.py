@@ -31,6 +31,8 @@ from threevp_nerfstudio.tracking.turn import (
 FINE = {"scalp": 0.010, "neck": 0.015, "torso": 0.020, "arms": 0.020, "face": 0.007}
 """Longest edge, metres, by region: hair and clothes are carried by offsets and need vertices of their own."""
 MOST_TORSO, LEAST_TORSO = 0.5, 0.15
+FEWEST = 8
+"""Pictures of a turn."""
 USUAL_DISTANCE, DISTANCE_TRUST = 1.4, 0.6
 """Metres from the camera at which people usually sit, and how far that counts against a guessed focal length (log scale)."""
 
@@ -65,13 +67,19 @@ def face_poses(
     return poses, found
 
 
+def turn_rows(footage: Footage) -> Int[Array, "n"]:
+    """Pictures of the turn. Raises `TrackError` where they are too few."""
+    rows = np.flatnonzero(footage.static)
+    if len(rows) < FEWEST:
+        raise TrackError(
+            f"{len(rows)} pictures of the turn; a template needs a turn of at least {FEWEST}. Check where the turn starts and ends."
+        )
+    return rows
+
+
 def start_of_turn(footage: Footage, points: Float[Array, "m 3"], face: FacePoints) -> tuple[TurnPrior, Chair]:
     """The turn and the chair, by the landmarks alone. Raises `TrackError`."""
-    rows = np.flatnonzero(footage.static)
-    if len(rows) < 8:
-        raise TrackError(
-            f"{len(rows)} pictures of the turn; a template needs a turn of at least 8. Check where the turn starts and ends."
-        )
+    rows = turn_rows(footage)
     poses, found = face_poses(footage, rows, points, face)
     azimuth = azimuth_of(poses)
     prior = find_turn(footage.times[rows], azimuth, found)
@@ -106,7 +114,7 @@ def torso_in_view(footage: Footage, chair: Chair, whole: BodyModel) -> float:
 
 def guessed_camera(footage: Footage, points: Float[Array, "m 3"], face: FacePoints) -> PinholeCamera:
     """The footage's camera with a focal length between its own and the one that puts the face at the usual distance."""
-    rows = np.flatnonzero(footage.static)
+    rows = turn_rows(footage)
     poses, found = face_poses(footage, rows[:: max(1, len(rows) // 24)], points, face)
     if not found.any():
         return footage.camera

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy import ndarray as Array
 
 from threevp_nerfstudio.tracking.evidence import Evidence, project
@@ -47,6 +47,15 @@ class System:
             scaled = J * (weight * damp**2)[:, None]
             self.H += scaled.T @ J
             self.g -= scaled.T @ residual
+
+    def marginalise(self, count: int, spread: Float[Array, "count"]) -> None:
+        """Let the residuals carry an unknown common error along the first `count` parameters, of the given spread."""
+        M = self.H[:count, :count] + np.diag(1.0 / spread**2)
+        B, pull = self.H[:, :count].copy(), self.g[:count].copy()
+        part = np.linalg.solve(M, np.column_stack([B.T, pull]))
+        self.cost -= 0.5 * float(pull @ part[:, -1])
+        self.H -= B @ part[:, :-1]
+        self.g -= B @ part[:, -1]
 
     def add_prior(self, offset: Float[Array, "D"], spread: Float[Array, "D"]) -> None:
         """A Gaussian prior on the estimate, which lies `offset` from its mean; infinite `spread` means none."""
@@ -132,8 +141,11 @@ def add_landmarks(
     target: Float[Array, "n 2"],
     noise_m: Float[Array, "n"],
     independent: float,
+    weight: Float[Array, "n"] | None = None,
+    noise_px: float = LANDMARK_NOISE,
 ) -> Float[Array, "n"]:
-    """Named points of the face lie where they were found. `noise_m`: how well each is known on the template, metres.
+    """Named points of the face lie where they were found. `noise_m`: how well each is known on the template, metres;
+    `noise_px`: the detector's own, at a width of 256; `weight`: importance, with a mean of one.
 
     Returns distances in pixels.
     """
@@ -141,18 +153,14 @@ def add_landmarks(
         return np.zeros(0)
     unit = max(evidence.camera.width, evidence.camera.height) / 256
     xy, Jp = project(evidence.camera, x)
-    noise = np.hypot(LANDMARK_NOISE * unit, noise_m * evidence.camera.fx / x[:, 2])
+    noise = np.hypot(noise_px * unit, noise_m * evidence.camera.fx / x[:, 2])
     gap = (xy - target) / noise[:, None]
-    weight = np.full(2 * len(x), independent / len(x))
+    each = np.repeat(np.ones(len(x)) if weight is None else weight, 2) * independent / len(x)
     Jl = None if J is None else (np.matmul(Jp, J) / noise[:, None, None]).reshape(2 * len(x), -1)
-    system.add(Jl, gap.reshape(-1), weight, LANDMARK_OUTLIER)
+    system.add(Jl, gap.reshape(-1), each, LANDMARK_OUTLIER)
     return np.linalg.norm(xy - target, axis=1)
 
 
 def shaded(albedo: Float[Array, "n 3"], normals: Float[Array, "n 3"], lighting: Float[Array, "9 3"]) -> Float[Array, "n 3"]:
     """Colours under the room's light; `normals` in camera axes, in which the room stands still."""
     return albedo * (harmonics(normals) @ lighting)
-
-
-def rows_of(mask: Array) -> Int[Array, "n"]:
-    return np.flatnonzero(mask)

@@ -1,0 +1,74 @@
+"""The template's fit to a turn: poses, focal length and colours for a given shape; what the result keeps on disk."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.tracking.turning_person import LANDMARKS, SIZE, film, landmark_vertices, person, pose_at
+from threevp_nerfstudio.errors import TrackError
+from threevp_nerfstudio.tracking.face_points import FacePoints
+from threevp_nerfstudio.tracking.fit import FitOptions, FittedTemplate, fit_template
+from threevp_nerfstudio.tracking.posing import head_pose
+from threevp_nerfstudio.tracking.upright import chair_axis
+
+OPTIONS = FitOptions(frames=20, working_size=SIZE, texture_size=0)
+
+
+@pytest.fixture(scope="module")
+def turned():
+    template, rig, colours = person()
+    poses = [pose_at(rig, a) for a in np.linspace(0, 2 * np.pi, 40)]
+    footage = film(template, rig, colours, poses, np.ones(40, dtype=bool))
+    wrong = replace(footage.camera, fx=0.8 * footage.camera.fx, fy=0.8 * footage.camera.fy)
+    chosen = landmark_vertices(template)
+    corners, bary = np.repeat(chosen[:, None], 3, axis=1), np.tile([1.0, 0.0, 0.0], (LANDMARKS, 1))
+    landmarks = FacePoints(np.arange(LANDMARKS), corners, bary, np.full(LANDMARKS, 2e-3))
+    calls = []
+    fitted = fit_template(
+        replace(footage, camera=wrong), OPTIONS, template=template, landmarks=landmarks, progress=lambda *a: calls.append(a)
+    )
+    return template, rig, poses, footage, fitted, calls
+
+
+def test_the_turn_is_found_all_the_way_round(turned):
+    template, rig, poses, _, fitted, calls = turned
+    head = template.joint_names.index("head")
+    for k, i in enumerate(fitted.frames):
+        got = replace(poses[i], T_camera_root=fitted.T_camera_root[k], rotations=fitted.joint_rotations[k])
+        a, b = head_pose(rig, poses[i], head), head_pose(rig, got, head)
+        cosine = (np.trace(a[:3, :3] @ b[:3, :3].T) - 1) / 2
+        assert np.degrees(np.arccos(np.clip(cosine, -1, 1))) < 3.0
+    assert fitted.turn.direction == 1 and fitted.turn.covered > 6.0
+    assert calls[-1][1] == calls[-1][2]
+
+
+def test_the_focal_length_comes_nearer_to_the_truth(turned):
+    _, _, _, footage, fitted, _ = turned
+    assert abs(np.log(fitted.camera.fx / footage.camera.fx)) < 0.15
+
+
+def test_the_world_stands_upright(turned):
+    *_, fitted, _ = turned
+    np.testing.assert_allclose(chair_axis(fitted.T_camera_root), [0, 0, 1], atol=1e-6)
+
+
+def test_a_fit_survives_saving(turned, tmp_path):
+    *_, fitted, _ = turned
+    fitted.save(tmp_path / "fitted.npz")
+    again = FittedTemplate.load(tmp_path / "fitted.npz")
+    np.testing.assert_array_equal(again.T_camera_root, fitted.T_camera_root)
+    assert again.camera == fitted.camera and again.turn == fitted.turn and again.report == fitted.report
+    assert again.template.joint_names == fitted.template.joint_names
+    (tmp_path / "broken.npz").write_bytes(b"no zip")
+    with pytest.raises(TrackError, match="cannot be read"):
+        FittedTemplate.load(tmp_path / "broken.npz")
+
+
+def test_a_turn_of_few_pictures_is_refused(turned):
+    template, _, _, footage, _, _ = turned
+    short = np.arange(40) < 5
+    with pytest.raises(TrackError, match="turn of at least 8"):
+        fit_template(replace(footage, static=short), OPTIONS, template=template)

@@ -1,0 +1,105 @@
+"""From footage to capture and report through the real stages; fit and track are stand-ins that know the answer."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from tests.tracking.known_track import known_track
+from threevp_nerfstudio.capture.capture import load_capture
+from threevp_nerfstudio.errors import TrackError
+from threevp_nerfstudio.track_command import Track as TrackCommand
+from threevp_nerfstudio.tracking import steps_output
+from threevp_nerfstudio.tracking.ingest import Geometry
+from threevp_nerfstudio.tracking.landmarks import COUNT
+from threevp_nerfstudio.tracking.settings import STAGES
+from threevp_nerfstudio.tracking.stages import Job, Workspace, run_stages
+from threevp_nerfstudio.tracking.store import PictureWriter, write_arrays, write_json
+
+
+def stand_in_input(footage):
+    """Input stages that write what they would have found in `footage`, which starts at 2 s of its video."""
+    N, height, width = footage.rgb.shape[:3]
+    geometry = Geometry((width, height), (0, 0, width, height), (width, height))
+
+    def frames(job: Job) -> None:
+        folder = job.workspace.folder("frames")
+        with PictureWriter(folder / "rgb.npy", (height, width, 3)) as writer:
+            for picture in footage.rgb:
+                writer.append(picture)
+        write_arrays(folder / "pictures.npz", times=footage.times + 2.0, clip=np.zeros(N, dtype=int))
+        facts = {"first": 0, "last": N, "geometry": asdict(geometry), "has_alpha": False, "tags": {}, "fps": 30.0}
+        write_json(folder / "frames.json", facts)
+
+    def mattes(job: Job) -> None:
+        folder = job.workspace.folder("mattes")
+        with PictureWriter(folder / "all_alpha.npy", (height, width)) as writer:
+            for alpha in footage.alpha:
+                writer.append(alpha)
+        write_arrays(folder / "mattes.npz", keep=np.ones(N, dtype=bool))
+
+    def landmarks(job: Job) -> None:
+        folder = job.workspace.folder("landmarks")
+        write_arrays(folder / "landmarks.npz", points=np.full((N, COUNT, 2), np.nan), score=np.zeros(N), yaw_deg=np.full(N, np.nan))
+        write_json(folder / "split.json", {"start": 0, "end": int(footage.static.sum()), "full_turn": True, "note": None})
+
+    def camera(job: Job) -> None:
+        content = {"camera": asdict(footage.camera), "origin": "user", "notes": []}
+        write_json(job.workspace.folder("camera") / "camera.json", content)
+
+    return {"frames": frames, "mattes": mattes, "landmarks": landmarks, "camera": camera}
+
+
+@pytest.fixture
+def known(tiny_capture: Path, monkeypatch: pytest.MonkeyPatch):
+    footage, fitted, track = known_track(tiny_capture)
+    calls: dict[str, object] = {}
+
+    def fit(seen, options, body=None, template=None, progress=lambda *_: None):
+        calls["fit"] = (len(seen), int(seen.static.sum()), options.focal_known)
+        progress("shape", 1, 1)
+        return fitted
+
+    def follow(seen, fitted, options, resume=None, progress=lambda *_: None):
+        calls["resume"] = resume
+        lost = np.zeros(len(track), dtype=bool)
+        lost[5] = True
+        return replace(track, lost=lost)
+
+    monkeypatch.setattr(steps_output, "fit_template", fit)
+    monkeypatch.setattr(steps_output, "track", follow)
+    return footage, calls
+
+
+def test_the_whole_of_it(known, tmp_path: Path, tiny_capture: Path):
+    footage, calls = known
+    command = TrackCommand(output=tmp_path / "me", video=Path("v.mp4"))
+    output = {
+        "template": steps_output.template_stage,
+        "tracking": steps_output.tracking_stage,
+        "capture": steps_output.capture_stage,
+        "report": command.report_and_overlay,
+    }
+    functions = {**stand_in_input(footage), **output}
+    workspace = run_stages(command, functions, console=Console(quiet=True))
+    assert calls["fit"] == (42, 20, True) and calls["resume"].parent.name == "tracking"
+    capture = load_capture(tmp_path / "me")
+    assert len(capture.frames) == 41
+    for name in ("report.html", "report.json", "overlay.mp4"):
+        assert (tmp_path / "me" / name).stat().st_size > 1000
+    assert any("1 of 42 pictures were lost" in note for note in workspace.notes())
+    assert set(workspace.state) == set(STAGES)
+    assert capture.motion.times[0] == pytest.approx(0.0)
+    import json
+
+    assert json.loads((tmp_path / "me" / "transforms.json").read_text())["video_start"] == pytest.approx(2.0)
+
+
+def test_stages_say_what_they_lack(known, tmp_path: Path):
+    job = Job(TrackCommand(output=tmp_path), Workspace.open(tmp_path), lambda *_: None)
+    with pytest.raises(TrackError, match="run again from the stage that writes it"):
+        steps_output.tracking_stage(job)
