@@ -102,7 +102,8 @@ class TurnProblem:
         for _ in range(iterations):
             looks = None if level is None else self.looks(estimate)
             system, report = self.linearise(estimate, basis, looks, level or 0, dressed)
-            H = system.H + 1e-2 * np.diag(np.diag(system.H))
+            damping = 1e-3 if level is None else 3e-3
+            H = system.H + damping * np.diag(np.diag(system.H))
             estimate = self.moved(estimate, np.linalg.solve(H, system.g))
             progress()
         return estimate, report
