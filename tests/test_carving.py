@@ -16,7 +16,7 @@ from threevp_nerfstudio.kernels.surface import vertex_maps
 from threevp_nerfstudio.model import carving
 from threevp_nerfstudio.model.canonical import CanonicalTemplate
 from threevp_nerfstudio.model.carving import AnchoredPoints, carving_frames, empty_cells
-from threevp_nerfstudio.model.model import performance_of
+from threevp_nerfstudio.model.performance import performance_of
 
 
 def scene(directory: Path):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from threevp_nerfstudio.kernels.surface import PosedSurface
 from threevp_nerfstudio.model.encodings import HashGridConfig
 from threevp_nerfstudio.model.field import CanonicalSamples
-from threevp_nerfstudio.model.model import ThreeVPModel, ThreeVPModelConfig, local_frames
+from threevp_nerfstudio.model.model import ThreeVPModel, ThreeVPModelConfig
 from threevp_nerfstudio.model.performance import PoseState
 
 

@@ -23,7 +23,6 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from threevp_nerfstudio.capture.capture import Capture
-from threevp_nerfstudio.capture.timeline import normalised_times
 from threevp_nerfstudio.kernels.hull import posed_hull
 from threevp_nerfstudio.kernels.march import MarchedSamples, MarchSettings, march
 from threevp_nerfstudio.model import losses
@@ -32,41 +31,16 @@ from threevp_nerfstudio.model.carving import empty_cells
 from threevp_nerfstudio.model.chunks import in_chunks
 from threevp_nerfstudio.model.field import CanonicalSamples, FieldConfig, ThreeVPField
 from threevp_nerfstudio.model.metrics import ImageMetrics, comparison
-from threevp_nerfstudio.model.occupancy import CanonicalOccupancy, shell_cells
+from threevp_nerfstudio.model.occupancy import CanonicalOccupancy, OccupancyConfig, shell_cells
 from threevp_nerfstudio.model.perceptual import PerceptualLoss
-from threevp_nerfstudio.model.performance import Performance, PoseState
-from threevp_nerfstudio.model.ray_bank import MappedRays, RayBank
+from threevp_nerfstudio.model.performance import PoseState, conditioning_range, performance_of
+from threevp_nerfstudio.model.ray_bank import MappedRays, RayBank, local_frames
 from threevp_nerfstudio.model.refinement import FrameCorrections, RefinementConfig, head_pivot
 from threevp_nerfstudio.model.rendering import HULL_CELL, Inspection, StagedPose, render_rays
 from threevp_nerfstudio.model.second_pass import transmittance, worthwhile
 from threevp_nerfstudio.model.volume import composite, over, packed_weights
 
 BACKGROUNDS = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0), "gray": (0.5, 0.5, 0.5)}
-
-
-@dataclass
-class OccupancyConfig:
-    """The shell round the template, and how it is thinned out."""
-
-    outside: float = 0.06
-    """Metres off the template in which there may be something: hair and clothes. Raise for long or high hair."""
-    inside: float = 0.012
-    """Metres under the template's surface in which there may be something. Rays end below: raise it where the template
-    is larger than the person."""
-    cell: float = 0.006
-    """Side of a canonical cell, metres."""
-    carve: bool = True
-    """Empty the cells that the mattes show to be background, before training."""
-    threshold: float = 5.0
-    """Density (1/m) below which a cell counts as empty."""
-    warmup: int = 150
-    """Steps before cells are emptied."""
-    cells_per_step: int = 1536
-    """Cells evaluated in each training step."""
-    decay: float = 0.7
-    """Of a cell's density at each evaluation."""
-    refresh_every: int = 32
-    """Steps between rebuilds of what the marcher skips."""
 
 
 @dataclass
@@ -426,42 +400,3 @@ class ThreeVPModel(Model):
     def get_image_metrics_and_images(self, outputs, batch) -> tuple[dict[str, float], dict[str, Tensor]]:
         truth = batch["image"].to(self.device)
         return self.image_metrics(outputs["rgb"], truth, batch), comparison(outputs, truth)
-
-
-def local_frames(
-    M: Float[Tensor, "R S 3 3"],
-    room: Float[Tensor, "R 3 3"],
-    directions: Float[Tensor, "R 3"],
-    across: Float[Tensor, "R 3 2"],
-) -> tuple[Float[Tensor, "R S 3 2"], Float[Tensor, "R S 3"], Float[Tensor, "R S 3 2"]]:
-    """The room's x and y axes (unit), the direction, and its changes across pixels, in the local canonical frame of each
-    sample."""
-    both = torch.cat([room[:, :, :2], directions[:, :, None], across], -1)
-    local = torch.einsum("rsij,rjk->rsik", M, both)
-    return unit_columns(local[..., :2]), local[..., 2], local[..., 3:]
-
-
-def unit_columns(x: Float[Tensor, "*n 3 k"]) -> Float[Tensor, "*n 3 k"]:
-    return x / x.norm(dim=-2, keepdim=True).clamp_min(1e-6)
-
-
-def performance_of(capture: Capture) -> Performance:
-    """Tables of all frames of a capture; times run from 0 to 1 over its dynamic part."""
-    frames = capture.frames
-    dynamic = frames.sequence == "dynamic"
-    return Performance(
-        capture.template,
-        capture.motion,
-        frames.motion_index,
-        normalised_times(frames.times, dynamic),
-        frames.room_to_world[:, :3, :3].astype(np.float32),
-        dynamic,
-    )
-
-
-def conditioning_range(performance: Performance, capture: Capture) -> tuple[Tensor, Tensor]:
-    """Smallest and largest value of each conditioning channel over the training frames (neutral, 0, included)."""
-    train = torch.from_numpy(np.flatnonzero(capture.frames.split == "train"))
-    values = performance.at_frames(train).conditioning
-    zero = torch.zeros(values.shape[1])
-    return torch.minimum(values.amin(0), zero), torch.maximum(values.amax(0), zero)

@@ -7,6 +7,7 @@ out while the field is trained (as in Instant-NGP, but there is only one level, 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,6 +27,31 @@ HIDDEN_VOTES = 16.0
 """So many more samples that are not seen make a cell hidden."""
 CORE_THICKNESS = 0.03
 """Metres of the core that are marked: more than a ray can jump."""
+
+
+@dataclass
+class OccupancyConfig:
+    """The shell round the template, and how it is thinned out."""
+
+    outside: float = 0.06
+    """Metres off the template in which there may be something: hair and clothes. Raise for long or high hair."""
+    inside: float = 0.012
+    """Metres under the template's surface in which there may be something. Rays end below: raise it where the template
+    is larger than the person."""
+    cell: float = 0.006
+    """Side of a canonical cell, metres."""
+    carve: bool = True
+    """Empty the cells that the mattes show to be background, before training."""
+    threshold: float = 5.0
+    """Density (1/m) below which a cell counts as empty."""
+    warmup: int = 150
+    """Steps before cells are emptied."""
+    cells_per_step: int = 1536
+    """Cells evaluated in each training step."""
+    decay: float = 0.7
+    """Of a cell's density at each evaluation."""
+    refresh_every: int = 32
+    """Steps between rebuilds of what the marcher skips."""
 
 
 def shell_cells(

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from threevp_nerfstudio.body.rig import Rig
 from threevp_nerfstudio.body.template import Motion, RiggedTemplate
+from threevp_nerfstudio.capture.capture import Capture
+from threevp_nerfstudio.capture.timeline import normalised_times
 
 
 @dataclass(frozen=True)
@@ -172,3 +174,25 @@ def mesh_vertices(rig: Rig, state: PoseState, moves: Float[Tensor, "E"]) -> Floa
     if state.vertices is not None:
         return state.vertices
     return rig.pose(state.joint_rotations, state.root_translation, state.expression * moves)
+
+
+def performance_of(capture: Capture) -> Performance:
+    """Tables of all frames of a capture; times run from 0 to 1 over its dynamic part."""
+    frames = capture.frames
+    dynamic = frames.sequence == "dynamic"
+    return Performance(
+        capture.template,
+        capture.motion,
+        frames.motion_index,
+        normalised_times(frames.times, dynamic),
+        frames.room_to_world[:, :3, :3].astype(np.float32),
+        dynamic,
+    )
+
+
+def conditioning_range(performance: Performance, capture: Capture) -> tuple[Tensor, Tensor]:
+    """Smallest and largest value of each conditioning channel over the training frames (neutral, 0, included)."""
+    train = torch.from_numpy(np.flatnonzero(capture.frames.split == "train"))
+    values = performance.at_frames(train).conditioning
+    zero = torch.zeros(values.shape[1])
+    return torch.minimum(values.amin(0), zero), torch.maximum(values.amax(0), zero)

@@ -117,3 +117,20 @@ class RayBank:
     def _room(self, name: str, value: Tensor) -> Tensor:
         dtype = torch.float16 if name in HALF else value.dtype
         return torch.empty(self.capacity, *value.shape[1:], dtype=dtype, device=value.device)
+
+
+def local_frames(
+    M: Float[Tensor, "R S 3 3"],
+    room: Float[Tensor, "R 3 3"],
+    directions: Float[Tensor, "R 3"],
+    across: Float[Tensor, "R 3 2"],
+) -> tuple[Float[Tensor, "R S 3 2"], Float[Tensor, "R S 3"], Float[Tensor, "R S 3 2"]]:
+    """The room's x and y axes (unit), the direction, and its changes across pixels, in the local canonical frame of each
+    sample."""
+    both = torch.cat([room[:, :, :2], directions[:, :, None], across], -1)
+    local = torch.einsum("rsij,rjk->rsik", M, both)
+    return unit_columns(local[..., :2]), local[..., 2], local[..., 3:]
+
+
+def unit_columns(x: Float[Tensor, "*n 3 k"]) -> Float[Tensor, "*n 3 k"]:
+    return x / x.norm(dim=-2, keepdim=True).clamp_min(1e-6)
