@@ -21,6 +21,7 @@ from threevp_nerfstudio.model.encodings import HashGridConfig
 from threevp_nerfstudio.model.field import CanonicalSamples
 from threevp_nerfstudio.model.model import ThreeVPModel, ThreeVPModelConfig
 from threevp_nerfstudio.model.performance import PoseState
+from threevp_nerfstudio.model.ray_bank import local_frames
 
 
 class NerfstudioGrid(nn.Module):
