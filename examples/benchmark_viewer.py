@@ -85,11 +85,12 @@ class Client:
 
 def start_viewer(config_path: Path, port: int):
     """nerfstudio's viewer as ns-viewer starts it; returns the avatar's part of it."""
-    from nerfstudio.utils import writer
     from nerfstudio.utils.eval_utils import eval_setup
     from nerfstudio.viewer.viewer import Viewer
 
     config, pipeline, _, step = eval_setup(config_path, test_mode="test")
+    from nerfstudio.utils import writer  # first of all, it would meet itself half imported
+
     config.viewer.websocket_port = port
     config.logging.local_writer.enable = False
     viewer = Viewer(

@@ -145,9 +145,9 @@ def test_a_preset_moves_several_sliders_and_the_coefficients_say_so(window: Avat
 def test_going_beyond_training_needs_the_switch(window: AvatarPage):
     window.set("smile left", 5.0)
     until(lambda: window.value("smile left") <= 1.0, "the number is held at the limit")
-    assert not window.page.get_by_text("Beyond training").is_visible()
+    assert not window.page.get_by_text("what was never seen is guessed").is_visible()
     window.field("go beyond training").click()
-    window.page.get_by_text("Beyond training").wait_for()
+    window.page.get_by_text("what was never seen is guessed").wait_for()
     window.set("smile left", 1.2)
     until(lambda: window.value("smile left") == pytest.approx(1.2, abs=0.011), "more than one is allowed")
     window.field("go beyond training").click()

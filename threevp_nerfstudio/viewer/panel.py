@@ -21,6 +21,8 @@ VIEWS_DEG = {"front": 0.0, "¾": 40.0, "back": 180.0, "left": 90.0, "right": -90
 """Yaw of the camera; left and right are the subject's."""
 TOP = -1000.0
 """Order of what stands above nerfstudio's own controls."""
+NOTE_LENGTH = 200
+"""Characters of a passing note; the whole text stands above the tabs."""
 MOST_WINDOW_ASPECT = 0.8
 """Windows narrower than this see the avatar from further off."""
 BEYOND = "⚠ **Beyond training**: what was never seen is guessed, and faces may tear."
@@ -151,9 +153,8 @@ class Panel:
         ui, chosen = self.ui, self.chosen
         ui.dropdown("Picture", OUTPUTS, lambda name, _: self.hooks.choose_output(name))
         if self.fields:
-            field = ui.dropdown("Blendfield", self.fields, self._chooser(lambda n: setattr(chosen, "blendfield", self.fields.index(n))))
+            ui.dropdown("Blendfield", self.fields, self._chooser(lambda n: setattr(chosen, "blendfield", self.fields.index(n))))
             ui.slider("full colour at (mm)", 0.5, 20.0, 0.5, chosen.full_mm, self._chooser(lambda v: setattr(chosen, "full_mm", v)))
-            del field
         ui.checkbox("template as wireframe", False, self._chooser(lambda on: setattr(chosen, "wireframe", on)))
         with ui.folder("Training frames"):
             self.yaw = ui.slider("yaw (°)", -180.0, 180.0, 1.0, 0.0, lambda yaw, _: self.show_frame(self.views.nearest(yaw)))
@@ -263,7 +264,7 @@ class Panel:
 
     def failed(self, error: ThreeVPError, window: Window) -> None:
         self.say_problem(str(error))
-        window.say("Not done", str(error), bad=True)
+        window.say("Not done", str(error)[:NOTE_LENGTH], bad=True)
 
     # ---- cameras and frames ----------------------------------------------------------------------------------------
 
