@@ -337,9 +337,10 @@ def _errors(rows: Bool[Array, "n"], rotation: Array, position: Array, surface: d
 def print_evaluation(console: Console, found: Evaluation) -> None:
     """Tables on the console."""
     console.print(f"{found.matched} of {found.total} pictures of the truth are tracked; scale {found.scale:.4f}", highlight=False)
-    table = Table(title="Errors by the truth's |yaw|", title_justify="left")
+    title = "Errors by the truth's |yaw|: head rotation (°), head position (mm), distance of the true surface from the tracked one (mm)"
+    table = Table(title=title, title_justify="left")
     table.add_column("|yaw|")
-    for column in ("pictures", "rotation mean °", "p95 °", "position mean mm", "max mm", "face mm", "skull mm", "body mm"):
+    for column in ("n", "rot", "p95", "pos", "max", "face", "skull", "body"):
         table.add_column(column, justify="right")
     for name, errors in [*found.sectors.items(), ("all", found.all)]:
         if name == "all":
@@ -347,7 +348,8 @@ def print_evaluation(console: Console, found: Evaluation) -> None:
         cells = [errors.rotation_mean_deg, errors.rotation_p95_deg, errors.position_mean_mm, errors.position_max_mm]
         table.add_row(name, str(errors.pictures), *(_cell(c) for c in [*cells, errors.face_mm, errors.skull_mm, errors.body_mm]))
     console.print(table)
-    table = Table(title=f"Expressions, correlation over {found.frontal_pictures} pictures below {FRONTAL_DEG:.0f}°", title_justify="left")
+    console.print(f"Expressions, over {found.frontal_pictures} pictures below {FRONTAL_DEG:.0f}°", highlight=False)
+    table = Table()
     table.add_column("expression")
     table.add_column("correlation", justify="right")
     for name, value in found.correlation.items():
