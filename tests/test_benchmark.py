@@ -168,6 +168,7 @@ def test_a_ray_enters_and_leaves_its_box():
 
 
 def test_with_our_field_the_uniform_baseline_draws_our_picture(config):
+    config.pipeline.model.occupancy.carve = False  # the baseline knows nothing of mattes
     ours, uniform = make_avatar("ours", config, "cpu"), make_uniform(config, "cpu", samples=400)
     ours.model.config.sample_step = ours.model.march_settings().reach / 40
     ours.model.config.max_samples = 400
