@@ -2,7 +2,8 @@
 
 `face_points.npz` was measured with our own pictures: Anny at fourteen identities, dressed and rendered by `capture.demo`
 in five views each, the landmarks found there cast back onto the mesh; the median of each, at Anny's default identity, and
-the median distance from it. Points that slide with the view (the face's outline) have a large spread and count little.
+the median distance from it (`examples/measure_face_points.py`). Points
+that slide with the view (the face's outline) have a large spread and count little.
 """
 
 from __future__ import annotations

@@ -102,7 +102,9 @@ class TurnProblem:
         for _ in range(iterations):
             looks = None if level is None else self.looks(estimate)
             system, report = self.linearise(estimate, basis, looks, level or 0, dressed)
-            H = system.H + 1e-2 * np.diag(np.diag(system.H))
+            # identity alone is damped: focal length and depth move together along a narrow ridge, which damping would block
+            damping = np.where(np.arange(len(system.g)) < self.K, 1e-3, 1e-7)
+            H = system.H + np.diag(damping * np.diag(system.H))
             estimate = self.moved(estimate, np.linalg.solve(H, system.g))
             progress()
         return estimate, report
