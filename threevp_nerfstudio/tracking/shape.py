@@ -39,6 +39,8 @@ LANDMARKS_COUNT, OUTLINE_COUNT, COLOURS_COUNT = 30.0, 60.0, 150.0
 """As how many independent measurements landmarks, outline and colours of one picture count."""
 LOPSIDED = 0.08
 """How far a shape parameter usually differs between the two sides of a face."""
+WORSE, SHORTENED = 1.03, 0.3
+"""Rise of the cost at which a step is taken back, and the share of it that is tried instead."""
 COLOURED = 2400
 """Vertices whose colours are compared; a third of them are seen in a picture."""
 
@@ -97,16 +99,22 @@ class TurnProblem:
     ) -> tuple[TurnEstimate, ShapeReport]:
         """Refine `start`. `level`: pyramid level of the colours, None to leave them out. `dressed`: offsets carry hair and
         clothes by now, so the outline is trusted everywhere."""
-        estimate = start
+        estimate, before = start, None
         report = ShapeReport(np.inf, np.nan, np.nan, np.nan, np.nan)
         for _ in range(iterations):
             looks = None if level is None else self.looks(estimate)
-            system, report = self.linearise(estimate, basis, looks, level or 0, dressed)
+            system, now = self.linearise(estimate, basis, looks, level or 0, dressed)
+            progress()
+            if before is not None and now.cost > WORSE * report.cost:
+                estimate = self.moved(before[0], SHORTENED * before[1])  # too far: part of the step, from where it began
+                before = None
+                continue
+            report = now
             # identity alone is damped: focal length and depth move together along a narrow ridge, which damping would block
             damping = np.where(np.arange(len(system.g)) < self.K, 1e-3, 1e-7)
-            H = system.H + np.diag(damping * np.diag(system.H))
-            estimate = self.moved(estimate, np.linalg.solve(H, system.g))
-            progress()
+            step = np.linalg.solve(system.H + np.diag(damping * np.diag(system.H)), system.g)
+            before = (estimate, step)
+            estimate = self.moved(estimate, step)
         return estimate, report
 
     def rig(self, estimate: TurnEstimate) -> PosedRig:
