@@ -79,6 +79,9 @@ class ThreeVPModelConfig(ModelConfig):
     """Weight of the blendfields' squared size in cm^2. It costs detail; none is needed at portrait scale."""
     perceptual_loss: float = 0.0
     """Weight of LPIPS on patches of the training pictures; around 0.01. Needs AlexNet's weights on disk."""
+    light_jitter: float = 0.1
+    """Spread of the light's direction in training, radians. Each place has been lit from few sides only; without it colours
+    between and beyond those are a guess, and hair turns blue and yellow from behind when the head is tilted."""
     view_loss: float = 0.01
     """Weight of the view-dependent part of the colour, with appearance "light+view"."""
     eval_num_rays_per_chunk: int = 1 << 16
@@ -228,6 +231,7 @@ class ThreeVPModel(Model):
         patch = int(bundle.metadata["perceptual"].sum()) if "perceptual" in bundle.metadata else 0
         if patch:
             rays = rays.joined(fresh.rows(torch.arange(len(fresh) - patch, len(fresh), device=rays.t.device)))
+        rays = rays.with_light_jitter(self.config.light_jitter, generator)
         unique, row = torch.unique(rays.frame, return_inverse=True)
         conditioning = self.condition(self.performance.at_frames(unique))
         corrected = self.corrections is not None and self.step >= self.config.refinement.start
