@@ -91,6 +91,7 @@ def find_turn(times: Float[Array, "N"], azimuth: Float[Array, "N"], found: Bool[
     for earlier in range(main - 1, -1, -1):
         anchors = _with_run(anchors, times, azimuth, runs[earlier], slopes[earlier], direction, rate, -1)
     t, a = anchors
+    a = a - 2 * np.pi * np.round(a[0] / (2 * np.pi))  # whichever run was the main one, the turn starts within half a turn of 0
     if len(t) > 1 and t[-1] > t[0] and abs(a[-1] - a[0]) > np.pi:
         rate = (a[-1] - a[0]) / (t[-1] - t[0])
     return TurnPrior(direction, t, a, float(rate))
