@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from threevp_nerfstudio.geometry import disk_cache
-from threevp_nerfstudio.geometry.disk_cache import cached, digest
+from threevp_nerfstudio import disk_cache
+from threevp_nerfstudio.disk_cache import cached, digest
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from numpy import ndarray as Array
 
 from threevp_nerfstudio.capture.cameras import intrinsic_matrix, project
 from threevp_nerfstudio.capture.capture import Capture, read_rgba, yaw_deg
-from threevp_nerfstudio.geometry.disk_cache import cached
+from threevp_nerfstudio.disk_cache import cached
 from threevp_nerfstudio.geometry.surface_frames import MAX_OFFSET_GROWTH
 from threevp_nerfstudio.kernels.mesh_query import MeshQuery
 from threevp_nerfstudio.kernels.surface import vertex_maps

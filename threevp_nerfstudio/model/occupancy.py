@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from threevp_nerfstudio.geometry.disk_cache import cached
+from threevp_nerfstudio.disk_cache import cached
 from threevp_nerfstudio.kernels.march import CORE, HIDDEN, OccupancyView
 
 MAX_SKIP = 6
