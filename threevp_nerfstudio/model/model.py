@@ -80,8 +80,8 @@ class ThreeVPModelConfig(ModelConfig):
     perceptual_loss: float = 0.0
     """Weight of LPIPS on patches of the training pictures; around 0.01. Needs AlexNet's weights on disk."""
     light_jitter: float = 0.1
-    """Spread of the light's direction in training, radians. Each place has been lit from few sides only; without it colours
-    between and beyond those are a guess, and hair turns blue and yellow from behind when the head is tilted."""
+    """Spread of the light's direction in training, radians. Each place has been lit from few sides only, and colours
+    between and beyond those are a guess: this keeps them close to what was seen."""
     view_loss: float = 0.01
     """Weight of the view-dependent part of the colour, with appearance "light+view"."""
     eval_num_rays_per_chunk: int = 1 << 16
