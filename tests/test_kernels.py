@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.shapes import sphere
+from threevp_nerfstudio.geometry.own_space import medial_radius
 from threevp_nerfstudio.geometry.surface_frames import to_canonical_torch, vertex_maps_torch, vertex_triangles
 from threevp_nerfstudio.kernels.hash_grid import hash_encode, hash_encode_torch
 from threevp_nerfstudio.kernels.hull import posed_hull
@@ -211,6 +212,31 @@ def test_too_little_room_widens_the_steps_instead_of_cutting_rays_short():
     far = ((samples.t > 1.05) & samples.mask)[:32]
     assert far.any(1).all()
     assert (samples.width[:32, 0] > 0.005).all()
+
+
+def test_a_part_that_has_left_its_place_is_sampled_in_its_own_space_only():
+    gap, apart = 0.02, 0.5
+    vertices, faces = sphere(rings=40, segments=60)
+    second = vertices + np.array([0.2 + gap, 0.0, 0.0], dtype=np.float32)  # beside the first in canonical space
+    canonical, both = np.concatenate([vertices, second]), np.concatenate([faces, faces + len(vertices)])
+    posed = canonical.copy()
+    posed[len(vertices) :, 0] += apart
+    start, rows = vertex_triangles(both, len(canonical))
+    own = torch.from_numpy(medial_radius(canonical, both, 1.0).astype(np.float32))
+    tensors = [torch.from_numpy(x) for x in (canonical, both, start, rows)]
+    view = OccupancyView(torch.zeros(80, 80, 80, dtype=torch.uint8), (-0.4, -0.4, -0.4), CELL)
+    origin = torch.tensor([[0.22 + apart - 0.3, 0.0, 0.0]])  # between the two, looks at the one that has moved
+    spread = []
+    for space in (None, own):
+        surface = PosedSurface(*tensors, 1, space)
+        surface.update(torch.from_numpy(posed)[None])
+        samples = march(
+            origin, torch.tensor([[1.0, 0.0, 0.0]]), torch.zeros(1, dtype=torch.int64), surface, view, MarchSettings(0.002, REACH, 200)
+        )
+        spread.append(samples.position[samples.mask][:, 0])
+    assert spread[0].min() < 0.1  # in the first ball: it would be seen twice
+    assert 0.1 + gap / 2 - 1e-3 < spread[1].min() < 0.1 + gap / 2 + 4e-3
+    assert (spread[1] > 0.1 + gap).sum() == (spread[0] > 0.1 + gap).sum()  # the inside is as before
 
 
 def test_training_rays_end_in_hidden_cells_and_pictures_go_on():

@@ -67,6 +67,7 @@ def _map_cells(
     faces: wp.array(dtype=wp.int32),
     canonical: wp.array(dtype=wp.vec3),
     maps: wp.array2d(dtype=wp.mat33),
+    own_space: wp.array(dtype=float),
     reach: float,
     position: wp.array3d(dtype=wp.vec3),
     M: wp.array3d(dtype=wp.mat33),
@@ -74,7 +75,7 @@ def _map_cells(
 ):
     x, y, z = wp.tid()
     centre = lower + hull_cell * wp.vec3(float(x) + 0.5, float(y) + 0.5, float(z) + 0.5)
-    hit = canonical_point(centre, meshes[0], 0, faces, canonical, maps, reach + 0.866 * hull_cell)
+    hit = canonical_point(centre, meshes[0], 0, faces, canonical, maps, own_space, reach + 0.866 * hull_cell)
     if hit.found == 1:
         found[x, y, z] = wp.uint8(1)
         position[x, y, z] = hit.position
@@ -162,6 +163,7 @@ def posed_hull(
     parts = torch.zeros(dims, dtype=torch.int32, device=device)
     mapped = [array(position, wp.vec3), array(M, wp.mat33), array(found, wp.uint8)]
     mesh = [surface.mesh_ids, array(surface.flat_faces), array(surface.canonical, wp.vec3), array(surface.maps, wp.mat33)]
+    mesh.append(array(surface.own_space))
     launch(_map_cells, dims, [wp.vec3(*lower), float(cell), *mesh, float(reach)], mapped, device)
     grid = [array(skip, wp.uint8), wp.vec3(*grid_origin), float(grid_cell)]
     launch(_look_up, dims, [*mapped, float(cell), *grid], [array(parts)], device)

@@ -138,6 +138,7 @@ def _march(
     faces: wp.array(dtype=wp.int32),
     canonical: wp.array(dtype=wp.vec3),
     maps: wp.array2d(dtype=wp.mat33),
+    own_space: wp.array(dtype=float),
     skip: wp.array3d(dtype=wp.uint8),
     grid_origin: wp.vec3,
     cell: float,
@@ -188,7 +189,7 @@ def _march(
                     continue
             bound = wp.min(search, bound + (t - last) + 1.0e-5)
             last = float(t)
-            hit = canonical_point(o + t * d, meshes[slot], slot, faces, canonical, maps, bound)
+            hit = canonical_point(o + t * d, meshes[slot], slot, faces, canonical, maps, own_space, bound)
             advance = float(step)
             if hit.found == 0:
                 advance = search - reach
@@ -196,6 +197,8 @@ def _march(
             elif hit.distance > reach:
                 advance = hit.distance - reach
                 bound = float(hit.distance)
+            elif hit.distance > hit.own:
+                bound = float(hit.distance)  # and on by a step: a little farther, another part may be the nearest
             else:
                 bound = float(hit.distance)
                 g = (hit.position - grid_origin) / cell
@@ -274,6 +277,7 @@ def march(
             array(surface.flat_faces),
             array(surface.canonical, wp.vec3),
             array(surface.maps, wp.mat33),
+            array(surface.own_space),
             array(occupancy.skip, wp.uint8),
             wp.vec3(*occupancy.origin),
             float(occupancy.cell),

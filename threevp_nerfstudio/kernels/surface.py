@@ -16,10 +16,12 @@ OFFSET_LIMIT = wp.constant(MAX_OFFSET_GROWTH)
 
 @wp.struct
 class CanonicalPoint:
-    """What the map gives for one point: `found` is 0 beyond the search distance."""
+    """What the map gives for one point: `found` is 0 beyond the search distance. `own` is how far the own space of the
+    nearest surface reaches; a point farther out has its canonical place among other parts."""
 
     found: int
     distance: float
+    own: float
     position: wp.vec3
     M: wp.mat33
 
@@ -32,6 +34,7 @@ def canonical_point(
     faces: wp.array(dtype=wp.int32),
     canonical: wp.array(dtype=wp.vec3),
     maps: wp.array2d(dtype=wp.mat33),
+    own_space: wp.array(dtype=float),
     max_distance: float,
 ) -> CanonicalPoint:
     out = CanonicalPoint()
@@ -54,6 +57,9 @@ def canonical_point(
         out.distance = distance
         out.position = u * canonical[i] + v * canonical[j] + w * canonical[k] + moved
         out.M = M
+        out.own = u * own_space[i] + v * own_space[j] + w * own_space[k]
+        if wp.dot(offset, wp.mesh_eval_face_normal(mesh, query.face)) < 0.0:
+            out.own = wp.inf  # inside
     return out
 
 
@@ -106,6 +112,7 @@ def _to_canonical(
     faces: wp.array(dtype=wp.int32),
     canonical: wp.array(dtype=wp.vec3),
     maps: wp.array2d(dtype=wp.mat33),
+    own_space: wp.array(dtype=float),
     max_distance: float,
     out_points: wp.array(dtype=wp.vec3),
     out_M: wp.array(dtype=wp.mat33),
@@ -113,7 +120,7 @@ def _to_canonical(
 ):
     i = wp.tid()
     slot = slots[i]
-    hit = canonical_point(points[i], meshes[slot], slot, faces, canonical, maps, max_distance)
+    hit = canonical_point(points[i], meshes[slot], slot, faces, canonical, maps, own_space, max_distance)
     out_distance[i] = wp.inf
     if hit.found == 1:
         out_points[i] = hit.position
@@ -150,6 +157,9 @@ class PosedSurface:
     """The template's surface in one or more poses ("slots"), each with a BVH that is refitted when the pose changes.
 
     Holds scratch memory only: everything here follows from the rig and the pose, and is made anew on another device.
+
+    Args:
+        own_space: how far outside of each vertex marched rays find samples, metres; default: anywhere.
     """
 
     def __init__(
@@ -159,6 +169,7 @@ class PosedSurface:
         row_start: Int[Tensor, "Vp"],
         row_faces: Int[Tensor, "R"],
         num_slots: int = 1,
+        own_space: Float[Tensor, "V"] | None = None,
     ) -> None:
         self.device = canonical.device
         self.canonical = canonical.contiguous().float()
@@ -166,6 +177,7 @@ class PosedSurface:
         self.flat_faces = self.faces.flatten()
         self.row_start, self.row_faces = row_start, row_faces
         V = canonical.shape[0]
+        self.own_space = canonical.new_full((V,), torch.inf) if own_space is None else own_space.contiguous().float()
         self.posed = self.canonical.repeat(num_slots, 1, 1)  # a copy, also for one slot
         self.maps = torch.zeros(num_slots, V, 3, 3, device=self.device)
         self._indices = array(self.flat_faces, wp.int32)
@@ -217,6 +229,7 @@ class PosedSurface:
                 self._indices,
                 array(self.canonical, wp.vec3),
                 array(self.maps, wp.mat33),
+                array(self.own_space),
                 float(max_distance),
             ],
             [array(out, wp.vec3), array(M, wp.mat33), array(distance)],

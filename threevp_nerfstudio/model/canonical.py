@@ -16,6 +16,7 @@ from threevp_nerfstudio.body.regions import moved_vertices
 from threevp_nerfstudio.body.rig import Rig
 from threevp_nerfstudio.body.template import RiggedTemplate
 from threevp_nerfstudio.errors import CheckpointError
+from threevp_nerfstudio.geometry.own_space import medial_radius
 from threevp_nerfstudio.geometry.surface_frames import vertex_triangles
 from threevp_nerfstudio.kernels.surface import PosedSurface
 from threevp_nerfstudio.model.performance import PoseState, mesh_vertices
@@ -24,6 +25,10 @@ CANONICAL_JAW_DEG = 12.0
 CANONICAL_JAW_OPEN = 0.3
 FACE_MARGIN = 0.03
 """Metres round the vertices that expression moves, in which blendfields act."""
+LARGEST_OWN_SPACE = 0.1
+"""Metres; larger than any shell."""
+OWN_SPACE_SHARE, OWN_SPACE_SLACK = 1.0, 0.002
+"""Samples are taken up to this share of the medial radius, and this many metres, outside of the surface."""
 
 
 def moving_channels(template: RiggedTemplate, names: tuple[str, ...] | None) -> Float[Tensor, "E"]:
@@ -52,6 +57,9 @@ class CanonicalTemplate(nn.Module):
         self.register_buffer("row_start", torch.from_numpy(start), persistent=False)
         self.register_buffer("row_faces", torch.from_numpy(rows), persistent=False)
         self.register_buffer("vertices", self._canonical_vertices(template))
+        radius = medial_radius(self.vertices.numpy(), template.faces, LARGEST_OWN_SPACE)
+        own_space = torch.from_numpy(OWN_SPACE_SHARE * radius + OWN_SPACE_SLACK).float()
+        self.register_buffer("own_space", own_space, persistent=False)
         moved = moved_vertices(template)
         box = np.zeros((2, 3), dtype=np.float32)
         if moved.any():
@@ -88,7 +96,8 @@ class CanonicalTemplate(nn.Module):
         """Scratch surfaces for `slots` poses on the buffers' device, made once."""
         key = (str(self.vertices.device), slots)
         if key not in self._surfaces:
-            self._surfaces[key] = PosedSurface(self.vertices, self.rig.faces, self.row_start, self.row_faces, slots)
+            mesh = (self.vertices, self.rig.faces, self.row_start, self.row_faces)
+            self._surfaces[key] = PosedSurface(*mesh, slots, self.own_space)
         return self._surfaces[key]
 
     @torch.no_grad()

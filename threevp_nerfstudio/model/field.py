@@ -49,6 +49,9 @@ class FieldConfig:
     """Used with expression = "blendfields"."""
     appearance: Literal["light", "light+view", "view", "none"] = "light"
     """What colour depends on beside the position. "view" is the usual NeRF, for comparison."""
+    light_degree: int = 1
+    """Degree of the spherical harmonics in which colour sees the light, 1 to 3. Each place has been lit from few sides
+    only; with more than 1, colours from other sides (hair from above and behind) are invented."""
     implementation: Implementation = "warp"
     """Of the canonical hash grid. "tcnn" needs tinycudann; checkpoints are not interchangeable with it."""
 
@@ -93,7 +96,7 @@ class ThreeVPField(Field):
         condition_color = config.expression == "color"
         extra = num_conditioning if condition_color else 0
         self.density_net = mlp([self.grid.out_dim + extra, config.hidden, 1 + config.features])
-        light_dim = 2 * 15 if "light" in config.appearance else 0
+        light_dim = 2 * ((config.light_degree + 1) ** 2 - 1) if "light" in config.appearance else 0
         view_dim = 15 if config.appearance == "view" else 0
         self.color_net = mlp([config.features + light_dim + view_dim, config.hidden, config.hidden, 3])
         self.view_net = mlp([config.features + 8, 16, 3]) if config.appearance == "light+view" else None
@@ -163,7 +166,7 @@ class ThreeVPField(Field):
         """Colour, and the part of its logit that depends on the view (None where there is none)."""
         inputs = [features]
         if "light" in self.config.appearance:
-            inputs += [spherical_harmonics(light[..., 0], 3), spherical_harmonics(light[..., 1], 3)]
+            inputs += [spherical_harmonics(light[..., axis], self.config.light_degree) for axis in (0, 1)]
         if self.config.appearance == "view":
             inputs.append(spherical_harmonics(direction, 3))
         logit = self.network(self.color_net, torch.cat(inputs, -1))

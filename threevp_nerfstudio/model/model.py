@@ -79,9 +79,6 @@ class ThreeVPModelConfig(ModelConfig):
     """Weight of the blendfields' squared size in cm^2. It costs detail; none is needed at portrait scale."""
     perceptual_loss: float = 0.0
     """Weight of LPIPS on patches of the training pictures; around 0.01. Needs AlexNet's weights on disk."""
-    light_jitter: float = 0.1
-    """Spread of the light's direction in training, radians. Each place has been lit from few sides only, and colours
-    between and beyond those are a guess: this keeps them close to what was seen."""
     view_loss: float = 0.01
     """Weight of the view-dependent part of the colour, with appearance "light+view"."""
     eval_num_rays_per_chunk: int = 1 << 16
@@ -192,6 +189,7 @@ class ThreeVPModel(Model):
         """Map rays of any frames into canonical space; `bundle.metadata` as from the data manager."""
         frame = bundle.metadata["frame"].view(-1)
         unique, slots = torch.unique(frame, return_inverse=True)
+        self._staged = None  # surfaces are scratch memory: the picture's is posed over
         state = self.performance.at_frames(unique)
         surface, settings = self.canonical.pose(state), self.march_settings()
         samples = march(bundle.origins, bundle.directions, slots, surface, self.occupancy.view, settings, seed)
@@ -231,7 +229,6 @@ class ThreeVPModel(Model):
         patch = int(bundle.metadata["perceptual"].sum()) if "perceptual" in bundle.metadata else 0
         if patch:
             rays = rays.joined(fresh.rows(torch.arange(len(fresh) - patch, len(fresh), device=rays.t.device)))
-        rays = rays.with_light_jitter(self.config.light_jitter, generator)
         unique, row = torch.unique(rays.frame, return_inverse=True)
         conditioning = self.condition(self.performance.at_frames(unique))
         corrected = self.corrections is not None and self.step >= self.config.refinement.start
@@ -335,14 +332,17 @@ class ThreeVPModel(Model):
         return self.performance.neutral() if time is None else self.performance.at_time(time)
 
     def stage(self, state: PoseState, key: object = None) -> StagedPose:
-        """Pose the template for a picture. A `key` other than None lets later chunks of the picture reuse it."""
-        if key is not None and self._staged is not None and self._staged[0] == key:
-            return self._staged[1]
+        """Pose the template for a picture. A `key` other than None lets its later chunks, and the next picture of the
+        same key, reuse it while nothing else was posed and the occupancy grid has not moved on."""
+        kept = self._staged
+        if key is not None and kept is not None and kept[0] == key:
+            return kept[1]
         surface = self.canonical.pose(state)
         grid, reach = self.occupancy.view, self.march_settings().reach
         hull = posed_hull(surface, grid.skip, grid.origin, grid.cell, reach, HULL_CELL)
-        self._staged = (key, StagedPose(surface, state, hull))
-        return self._staged[1]
+        staged = StagedPose(surface, state, hull)
+        self._staged = (key, staged)
+        return staged
 
     def _staged_for(self, bundle: RayBundle) -> StagedPose:
         frame = bundle.metadata.get("frame")

@@ -70,13 +70,6 @@ class MappedRays:
             self, patch=self.patch[rows, pick][:, None], position=self.position + moved, t=self.t + slide
         )
 
-    def with_light_jitter(self, spread: float, generator: torch.Generator) -> MappedRays:
-        """The light of each ray turned a little, by `spread` radians; 0 changes nothing."""
-        if spread <= 0.0:
-            return self
-        noise = torch.randn(len(self), 1, 3, 2, generator=generator, device=self.light.device)
-        return replace(self, light=unit_columns(self.light.float() + spread * noise))
-
     @property
     def target(self) -> Float[Tensor, "R 4"]:
         """RGB with straight alpha of each ray's own pixel, 0 to 1."""

@@ -91,7 +91,8 @@ class AvatarViewer(ViewerControl):
             position = float(camera.times.view(-1)[0])
         look = self.panel.chosen.look(self.host.outputs)
         stopper, start = self.host.stopper(machine), time.perf_counter()
-        outputs = self.pictures.render(camera, self.state.state(shown, position), look, stopper)
+        key = None if self.host.previewing else ("panel", shown.version, position)
+        outputs = self.pictures.render(camera, self.state.state(shown, position), look, stopper, key)
         if machine.state != "high":
             self.host.timed(outputs["rgb"].shape[0] * outputs["rgb"].shape[1], time.perf_counter() - start)
         self.shown_version = shown.version

@@ -59,14 +59,22 @@ class Pictures:
 
     @torch.no_grad()
     def render(
-        self, camera: Cameras, state: PoseState, look: Look, between: Callable[[], None] = lambda: None
+        self,
+        camera: Cameras,
+        state: PoseState,
+        look: Look,
+        between: Callable[[], None] = lambda: None,
+        key: object = None,
     ) -> dict[str, Float[Tensor, "h w _"]]:
-        """All OUTPUTS of one camera. `between` is called between chunks, and may raise to stop."""
+        """All OUTPUTS of one camera. `between` is called between chunks, and may raise to stop.
+
+        A `key` names the state: the next picture with the same one, from another camera, is not posed anew.
+        """
         model = self.model
         bundle = camera.to(model.device).generate_rays(camera_indices=0, keep_shape=True)
         h, w = bundle.origins.shape[:2]
         origins, directions = bundle.origins.reshape(-1, 3), bundle.directions.reshape(-1, 3)
-        staged = model.stage(state)
+        staged = model.stage(state, key)
         inspect = self._inspection(look)
         parts = []
         for i in range(0, len(origins), CHUNK):
