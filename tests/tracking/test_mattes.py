@@ -25,6 +25,7 @@ from threevp_nerfstudio.tracking.mattes import (
     user_mattes,
 )
 from threevp_nerfstudio.tracking.quality import exposure_notes, picture_quality, spans, usable_pictures
+from threevp_nerfstudio.tracking.unmixing import unmixed
 
 SIZE = 128
 
@@ -100,6 +101,34 @@ def test_guided_filter_keeps_constants_and_follows_edges():
     step = (np.arange(40) >= 20).astype(np.float32)[None] * ones
     smooth = guided_filter(picture, cv2.GaussianBlur(step, (0, 0), 1.5))
     assert smooth[20, 16] < 0.25 and smooth[20, 23] > 0.75
+
+
+def half_covered(subject: tuple[int, ...], room: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """A picture of a slanted edge with its true alpha, its band, and the subject, roughly."""
+    h, w = 60, 80
+    x = np.arange(w)[None] - 40.3 - 0.21 * (np.arange(h)[:, None] - 30)
+    alpha = (0.5 - x / 2.0).clip(0.0, 1.0)  # two pixels wide
+    picture = alpha[..., None] * np.array(subject) + (1 - alpha[..., None]) * np.array(room)
+    return picture.round().astype(np.uint8), alpha, np.abs(x) < 5, x < 1.5
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_half_covered_pixels_are_unmixed(known: bool):
+    picture, alpha, band, solid = half_covered((40, 30, 20), (200, 180, 90))
+    guess = cv2.blur(solid.astype(np.float32), (7, 7))
+    room = np.full(picture.shape, (200.0, 180.0, 90.0)) if known else np.full(picture.shape, np.nan)
+    found = unmixed(picture, band, solid, guess, room, 5)
+    assert np.abs(found - alpha).max() < 0.05 < np.abs(guess - alpha).max()
+
+
+def test_the_guess_stands_where_colours_do_not_tell():
+    picture, _, band, solid = half_covered((100, 100, 100), (102, 101, 100))
+    guess = cv2.blur(solid.astype(np.float32), (7, 7))
+    np.testing.assert_allclose(unmixed(picture, band, solid, guess, None, 5), guess, atol=0.1)
+    strange = picture.copy()
+    strange[band] = (255, 0, 255)  # neither the subject's nor the room's
+    assert np.array_equal(unmixed(strange, band, solid, guess, None, 5), guess)
+    assert unmixed(picture, np.zeros_like(band), solid, guess, None, 5) is guess
 
 
 def test_holes_are_filled_and_gaps_are_not():

@@ -153,19 +153,22 @@ def _neighbours(mask: Bool[Array, "t u"]) -> Float[Array, "t u"]:
     return 25 * cv2.boxFilter(mask.astype(np.float32), -1, (5, 5), borderType=cv2.BORDER_CONSTANT)
 
 
+def as_exposed(picture: UInt8[Array, "h w 3"], room: Background, free: Bool[Array, "h w"]) -> Float[Array, "h w 3"]:
+    """The room's colours at the exposure of a picture, which is matched where it is surely room."""
+    use = free & room.known
+    if use.sum() <= 100:
+        return room.colour
+    gain = np.median(picture[use].astype(np.float32) + 8, axis=0) / np.median(room.colour[use] + 8, axis=0)
+    return (room.colour + 8) * gain.clip(0.5, 2.0) - 8
+
+
 def evidence(picture: UInt8[Array, "h w 3"], room: Background, free: Bool[Array, "h w"]) -> Float[Array, "h w"]:
     """Log likelihood ratio of subject against room per pixel, in [-6, 4]; 0 where the room is not known.
 
     `free` are pixels that are surely room: from them the picture's exposure is matched to the room's. A shadow (darker by up
     to 45 %, same hue) speaks for the subject only weakly.
     """
-    C = picture.astype(np.float32)
-    use = free & room.known
-    if use.sum() > 100:
-        gain = np.median(C[use] + 8, axis=0) / np.median(room.colour[use] + 8, axis=0)
-        B = (room.colour + 8) * gain.clip(0.5, 2.0) - 8
-    else:
-        B = room.colour
+    C, B = picture.astype(np.float32), as_exposed(picture, room, free)
     sigma = 1.5 * room.noise + 1.0
     off = squared_norm(cv2.blur(C - B, (3, 3))) / sigma**2
     BB, CB = squared_norm(B), (C * B).sum(-1)

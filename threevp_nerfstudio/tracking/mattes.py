@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray as Array
 
 from threevp_nerfstudio.errors import FootageError
-from threevp_nerfstudio.tracking.background import Background, evidence, learn_background
+from threevp_nerfstudio.tracking.background import Background, as_exposed, evidence, learn_background
+from threevp_nerfstudio.tracking.unmixing import unmixed
 
 Segment = Callable[[UInt8[Array, "h w 3"]], UInt8[Array, "h w"]]
 """Coarse person probability of a picture, 255 = person."""
@@ -65,10 +66,13 @@ def refine(
         ratio = evidence(picture, room, free)
         logit += cv2.boxFilter(ratio, -1, (3, 3) if P is not None else (5, 5))
     solid = _subject(logit > 0, previous)
-    band = _band(solid, max(2, round(max(solid.shape) / 170)))
+    radius = max(2, round(max(solid.shape) / 170))
+    band = _band(solid, radius)
     soft = guided_filter(picture, (band | solid) / (1 + np.exp(-logit.clip(-8, 8))))
     alpha = np.where(band, soft, solid.astype(np.float32))
     alpha = ((alpha - 0.06) / 0.88).clip(0.0, 1.0)
+    behind = None if room is None else np.where(room.known[..., None], as_exposed(picture, room, free), np.nan)
+    alpha = unmixed(picture, band, solid, alpha, behind, radius)
     return np.round(alpha * 255).astype(np.uint8)
 
 

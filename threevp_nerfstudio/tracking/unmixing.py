@@ -1,0 +1,79 @@
+"""Alpha of half-covered pixels by unmixing: what share of the subject's and of the room's colour explains what is seen.
+
+A pixel at the border shows alpha F + (1 - alpha) B. The room's colour B is known from the video, or taken from the nearest pixel
+that is surely room; the subject's colour F is one of several pixels nearby that are surely subject, the one that explains the
+pixel best. Where both colours are alike, or no pair explains the pixel (hair in front of skin), the caller's own guess stands.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from numpy import ndarray as Array
+
+ALIKE = 12.0
+"""Distance of two colours, in 8-bit levels, at which unmixing has half of the say."""
+UNEXPLAINED = 18.0
+"""Distance of a pixel from the mixture of both colours, in 8-bit levels, that takes the say from it."""
+SHIFTS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
+"""Where else to look for the subject's colour, in radii of the band."""
+
+
+def nearest_colour(
+    colour: Float[Array, "h w 3"], sure: Bool[Array, "h w"], at: tuple[Array, Array], smooth: int
+) -> Float[Array, "n 3"]:
+    """Colours at the nearest sure pixels, each a mean over the sure pixels within `smooth` of it."""
+    size = (2 * smooth + 1, 2 * smooth + 1)
+    weight = sure.astype(np.float32)
+    total = cv2.boxFilter(weight, -1, size, borderType=cv2.BORDER_CONSTANT)
+    mean = cv2.boxFilter(colour * weight[..., None], -1, size, borderType=cv2.BORDER_CONSTANT) / np.maximum(total, 1e-6)[..., None]
+    _, labels = cv2.distanceTransformWithLabels((~sure).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    pixel_of = np.zeros(labels.max() + 1, dtype=np.int64)
+    places = np.flatnonzero(sure)
+    pixel_of[labels.ravel()[places]] = places
+    return mean.reshape(-1, 3)[pixel_of[labels[at]]]
+
+
+def unmixed(
+    picture: UInt8[Array, "h w 3"],
+    band: Bool[Array, "h w"],
+    solid: Bool[Array, "h w"],
+    guess: Float[Array, "h w"],
+    room: Float[Array, "h w 3"] | None,
+    radius: int,
+) -> Float[Array, "h w"]:
+    """Alpha, 0 to 1, within `band`; `guess` elsewhere and where colours do not tell.
+
+    Args:
+        solid: the subject, roughly.
+        room: colour of the room, NaN where it is not known, in 8-bit levels.
+        radius: half-width of the band, pixels.
+    """
+    subject, free = solid & ~band, ~solid & ~band
+    if not (band.any() and subject.any() and free.any()):
+        return guess
+    h, w = band.shape
+    y, x = np.nonzero(band)
+    colour = picture.astype(np.float32)
+    seen = colour[y, x]
+    B = nearest_colour(colour, free, (y, x), radius)
+    if room is not None:
+        known = np.isfinite(room[y, x]).all(-1)
+        B[known] = room[y, x][known]
+    best = np.full(len(y), np.inf, np.float32)
+    alpha, apart, unexplained = np.zeros((3, len(y)), np.float32)
+    for dx, dy in SHIFTS:
+        at = ((y + 2 * radius * dy).clip(0, h - 1), (x + 2 * radius * dx).clip(0, w - 1))
+        F = nearest_colour(colour, subject, at, 1)
+        span = ((F - B) ** 2).sum(-1)
+        share = (((seen - B) * (F - B)).sum(-1) / np.maximum(span, 1.0)).clip(0.0, 1.0)
+        left = ((seen - B - share[:, None] * (F - B)) ** 2).sum(-1)
+        cost = left + ALIKE**2 * np.exp(-span / ALIKE**2)  # a colour like the room's explains anything and tells nothing
+        better = cost < best
+        best = np.where(better, cost, best)
+        alpha, apart, unexplained = (np.where(better, *x) for x in ((share, alpha), (span, apart), (left, unexplained)))
+    say = apart / (apart + ALIKE**2) * np.exp(-unexplained / (2 * UNEXPLAINED**2))
+    out = guess.astype(np.float32).copy()
+    out[y, x] = say * alpha + (1 - say) * guess[y, x]
+    return out
