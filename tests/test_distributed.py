@@ -30,6 +30,7 @@ def make_pipeline(capture: Path, output: Path, rank: int, world: int) -> ThreeVP
     config.model.bank_size = 0  # what is learned from is then exactly what comes in
     config.datamanager.train_num_rays_per_batch = RAYS
     config.datamanager.neighbour_pixels = 0
+    config.model.light_turned = 0.0
     pipeline = config.setup(device="cpu", world_size=world, local_rank=rank)
     pipeline.train()
     pipeline.model.before_step(0)

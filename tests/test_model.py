@@ -209,6 +209,21 @@ def test_a_partly_filled_bank_holds_no_more_than_was_inserted():
     torch.testing.assert_close(bank.storage.light[:7].float(), rays.light, atol=1e-3, rtol=0)  # kept in half precision
 
 
+def test_the_light_of_a_share_of_rays_turns_about_the_vertical():
+    rays = mapped(2000, 0)
+    light = torch.linalg.qr(torch.randn(2000, 4, 3, 3))[0][..., :2]  # the room's x and y axes, at right angles
+    rays = replace(rays, light=light)
+    assert rays.with_light_turned(0.0, torch.Generator()) is rays
+    turned = rays.with_light_turned(0.25, torch.Generator().manual_seed(0)).light
+    cosine = (turned * light).sum(2)  # of the angle by which each axis has turned
+    moved = cosine[:, 0, 0] < 1 - 1e-5
+    assert moved.float().mean() == pytest.approx(0.25, abs=0.03)
+    torch.testing.assert_close(cosine[..., 0], cosine[..., 1], atol=1e-4, rtol=0)
+    torch.testing.assert_close(cosine[moved].mean(), torch.tensor(0.0), atol=0.1, rtol=0)
+    up, up_before = (torch.linalg.cross(x[..., 0], x[..., 1], dim=-1) for x in (turned, light))
+    torch.testing.assert_close(up, up_before, atol=1e-4, rtol=0)  # the room stays upright
+
+
 def test_neighbours_move_to_their_pixel_and_keep_the_order_along_the_ray():
     rays = mapped(200, 0)
     moved = rays.neighbours(torch.Generator().manual_seed(0))

@@ -79,6 +79,9 @@ class ThreeVPModelConfig(ModelConfig):
     """Weight of the blendfields' squared size in cm^2. It costs detail; none is needed at portrait scale."""
     perceptual_loss: float = 0.0
     """Weight of LPIPS on patches of the training pictures; around 0.01. Needs AlexNet's weights on disk."""
+    light_turned: float = 0.1
+    """Share of rays that learn their colour under a light turned by any angle. Each place has been lit from few sides
+    only; under other lights this gives it the mean of its colours, where otherwise they would be invented."""
     view_loss: float = 0.01
     """Weight of the view-dependent part of the colour, with appearance "light+view"."""
     eval_num_rays_per_chunk: int = 1 << 16
@@ -229,6 +232,7 @@ class ThreeVPModel(Model):
         patch = int(bundle.metadata["perceptual"].sum()) if "perceptual" in bundle.metadata else 0
         if patch:
             rays = rays.joined(fresh.rows(torch.arange(len(fresh) - patch, len(fresh), device=rays.t.device)))
+        rays = rays.with_light_turned(self.config.light_turned, generator)
         unique, row = torch.unique(rays.frame, return_inverse=True)
         conditioning = self.condition(self.performance.at_frames(unique))
         corrected = self.corrections is not None and self.step >= self.config.refinement.start

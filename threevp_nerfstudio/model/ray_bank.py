@@ -70,6 +70,16 @@ class MappedRays:
             self, patch=self.patch[rows, pick][:, None], position=self.position + moved, t=self.t + slide
         )
 
+    def with_light_turned(self, share: float, generator: torch.Generator) -> MappedRays:
+        """The light of a share of the rays turned about the room's vertical axis by any angle; 0 changes nothing."""
+        if share <= 0.0:
+            return self
+        chance = torch.rand(2, len(self), generator=generator, device=generator.device).to(self.t.device)
+        angle = torch.where(chance[0] < share, chance[1] * (2.0 * torch.pi), 0.0)
+        c, s = angle.cos(), angle.sin()
+        turn = torch.stack([torch.stack([c, s], -1), torch.stack([-s, c], -1)], -2)  # rows: the old axes
+        return replace(self, light=unit_columns(self.light.float() @ turn[:, None]))
+
     @property
     def target(self) -> Float[Tensor, "R 4"]:
         """RGB with straight alpha of each ray's own pixel, 0 to 1."""
