@@ -79,7 +79,7 @@ class ThreeVPModelConfig(ModelConfig):
     """Weight of the blendfields' squared size in cm^2. It costs detail; none is needed at portrait scale."""
     perceptual_loss: float = 0.0
     """Weight of LPIPS on patches of the training pictures; around 0.01. Needs AlexNet's weights on disk."""
-    light_turned: float = 0.1
+    light_turned: float = 0.03
     """Share of rays that learn their colour under a light turned by any angle. Each place has been lit from few sides
     only; under other lights this gives it the mean of its colours, where otherwise they would be invented."""
     view_loss: float = 0.01
