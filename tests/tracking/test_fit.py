@@ -25,7 +25,7 @@ def turned():
     wrong = replace(footage.camera, fx=0.8 * footage.camera.fx, fy=0.8 * footage.camera.fy)
     chosen = landmark_vertices(template)
     corners, bary = np.repeat(chosen[:, None], 3, axis=1), np.tile([1.0, 0.0, 0.0], (LANDMARKS, 1))
-    landmarks = FacePoints(np.arange(LANDMARKS), corners, bary, np.full(LANDMARKS, 2e-3))
+    landmarks = FacePoints(np.arange(LANDMARKS), corners, bary, np.full(LANDMARKS, 2e-3), np.zeros((LANDMARKS, 3)))
     calls = []
     fitted = fit_template(
         replace(footage, camera=wrong), OPTIONS, template=template, landmarks=landmarks, progress=lambda *a: calls.append(a)

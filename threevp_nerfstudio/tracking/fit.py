@@ -121,6 +121,7 @@ def fit_template(
         landmark_corners=face.corners,
         landmark_bary=face.bary,
         landmark_noise=face.noise,
+        landmark_offset=face.offset,
         camera=camera,
         frames=rows,
         T_camera_root=T,
@@ -146,7 +147,7 @@ def _start(
         whole = body if body is not None else _anny()
         small = crop(whole, 0.2)
         face = face_points(small.template, small.rest(small.identity.default)[0] if whole.name == "anny" else None)
-    points = face.blend(np.asarray(small.template.vertices, dtype=np.float64))
+    points = face.at(np.asarray(small.template.vertices, dtype=np.float64))
     if not options.focal_known:
         footage = replace(footage, camera=guessed_camera(footage, points, face))
     prior, chair = start_of_turn(footage, points, face)
@@ -196,17 +197,13 @@ def _fit(problem: TurnProblem, estimate: TurnEstimate, body: BodyModel, progress
 
 def _own_landmarks(problem: TurnProblem, estimate: TurnEstimate, rig: PosedRig, poses: tuple[Pose, ...]) -> FacePoints:
     """Landmarks where this person's frontal pictures show them."""
-    placed, rays = [], []
+    points = problem.face.points(rig.points)
+    frontal = []
     for k, pose in enumerate(poses):
         seen = problem.seen(k, estimate)
-        if seen.landmark_score < 0.3 or abs(azimuth_of(pose.T_camera_root)) > FRONTAL_ENOUGH:
-            continue
-        camera = seen.camera
-        xy = (seen.landmarks - np.array([camera.cx, camera.cy])) / np.array([camera.fx, camera.fy])
-        placed.append(rig.place(rig.points, pose).camera)
-        rays.append(np.concatenate([xy, np.ones((len(xy), 1))], axis=1))
-    count = len(problem.pictures[0].landmarks)
-    return personal_points(count, np.asarray(problem.body.template.faces), rig.points.rest, placed, rays, problem.face)
+        if seen.landmark_score >= 0.3 and abs(azimuth_of(pose.T_camera_root)) <= FRONTAL_ENOUGH:
+            frontal.append((rig.place(points, pose), seen.camera, seen.landmarks))
+    return personal_points(frontal, problem.face)
 
 
 def as_body(template: RiggedTemplate) -> BodyModel:

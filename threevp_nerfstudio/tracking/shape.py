@@ -26,7 +26,7 @@ from threevp_nerfstudio.tracking.footage import PinholeCamera
 from threevp_nerfstudio.tracking.parts import Parts, vertex_areas
 from threevp_nerfstudio.tracking.posing import Freedoms, Points, Pose, PosedRig, head_pivot, middle, step_pose
 from threevp_nerfstudio.tracking.shared_colours import SharedColours
-from threevp_nerfstudio.tracking.terms import System, add_colours, add_landmarks, add_outline, colour_term
+from threevp_nerfstudio.tracking.terms import DETECTOR_LAG, System, add_colours, add_landmarks, add_outline, colour_term
 from threevp_nerfstudio.tracking.visibility import Observer, View, overlap
 
 LANDMARKS_SEEN = np.radians(60.0)
@@ -152,7 +152,7 @@ class TurnProblem:
             view = self.observer.look(x, seen.camera)
             ious.append(overlap(view.covered, seen.inside, self.observer.coarseness))
             outlines.append(self._outline(part, seen, rig, pose, basis, view, dressed))
-            landmarks.append(self._landmarks(part, seen, rig, pose, basis))
+            landmarks.append(self._landmarks(part, seen, rig, pose, basis, looks is not None))
             if looks is not None:
                 rows, term = self._colours(part, seen, rig, pose, basis, view, looks, level)
                 shared.add(rows, term, COLOURS_COUNT, _columns(k, self.head, each))
@@ -187,7 +187,7 @@ class TurnProblem:
         add_colours(part, term, COLOURS_COUNT)
         return rows, term
 
-    def _landmarks(self, part: System, seen: Evidence, rig: PosedRig, pose: Pose, basis: Array) -> Array:
+    def _landmarks(self, part: System, seen: Evidence, rig: PosedRig, pose: Pose, basis: Array, lagging: bool) -> Array:
         if seen.landmark_score < 0.3 or abs(azimuth_of(pose.T_camera_root)) > LANDMARKS_SEEN:
             return np.zeros(0)
         target = seen.landmarks[self.face.ids]
@@ -195,7 +195,12 @@ class TurnProblem:
         points = self.face.points(rig.points).take(kept)
         local = np.einsum("nk,enkc->enc", self.face.bary[kept], basis[:, self.face.corners[kept]])
         placed, J = self._jacobian(rig, points, pose, local)
-        return add_landmarks(part, seen, placed, J, target[kept], self.face.noise[kept], LANDMARKS_COUNT)
+        own = System.empty(len(part.g))
+        off = add_landmarks(own, seen, placed, J, target[kept], self.face.noise[kept], LANDMARKS_COUNT)
+        if lagging:
+            own.marginalise(slice(self.head, self.head + 6), DETECTOR_LAG)
+        part.add_system(own)
+        return off
 
     def _jacobian(self, rig: PosedRig, points: Points, pose: Pose, local: Float[Array, "K n 3"]) -> tuple[Array, Array]:
         """Placed points and their derivative by the shared parameters and this picture's own."""
