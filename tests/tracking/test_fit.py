@@ -10,7 +10,7 @@ import pytest
 from tests.tracking.turning_person import LANDMARKS, SIZE, film, landmark_vertices, person, pose_at
 from threevp_nerfstudio.errors import TrackError
 from threevp_nerfstudio.tracking.face_points import FacePoints
-from threevp_nerfstudio.tracking.fit import FitOptions, FittedTemplate, fit_template
+from threevp_nerfstudio.tracking.fit import FitOptions, FittedTemplate, fit_template, start_of_fit
 from threevp_nerfstudio.tracking.posing import head_pose
 from threevp_nerfstudio.tracking.upright import chair_axis
 
@@ -72,3 +72,17 @@ def test_a_turn_of_few_pictures_is_refused(turned):
     short = np.arange(40) < 5
     with pytest.raises(TrackError, match="turn of at least 8"):
         fit_template(replace(footage, static=short), OPTIONS, template=template)
+
+
+def test_a_face_that_hardly_turns_does_not_tell_the_focal_length(turned):
+    template, rig, _, footage, _, _ = turned
+    chosen = landmark_vertices(template)
+    landmarks = FacePoints(
+        np.arange(LANDMARKS), np.repeat(chosen[:, None], 3, axis=1), np.tile([1.0, 0, 0], (LANDMARKS, 1)),
+        np.full(LANDMARKS, 2e-3), np.zeros((LANDMARKS, 3)),
+    )  # fmt: skip
+    poses = [pose_at(rig, a) for a in np.linspace(0, 0.2, 10)]
+    talk = film(template, rig, np.full((len(template.vertices), 3), 0.5), poses, np.ones(10, dtype=bool))
+    for seen, least, most in ((talk, 0.0, 0.01), (footage, 0.4, 0.5)):
+        problem = start_of_fit(seen, OPTIONS, None, template, landmarks)[0]
+        assert least < problem.focal_spread < most

@@ -47,6 +47,8 @@ __all__ = ["FitOptions", "FittedTemplate", "Turn", "fit_template"]
 
 FRONTAL_ENOUGH = np.radians(40.0)
 """Azimuth up to which pictures of the turn say where this person's landmarks lie."""
+ONLY_GUESSED = 0.2
+"""Spread of the focal length from which on the usual distance of people from a camera says more."""
 Progress = Callable[[str, int, int], None]
 """Called with the stage's name, steps done and steps in all."""
 
@@ -59,8 +61,8 @@ class FitOptions:
     """Pictures of the turn that the shape is fitted to."""
     working_size: int = 256
     """Longer side of the pictures that are fitted, pixels."""
-    focal_known: bool = False
-    """The footage's focal length comes from the user or from calibration: keep it. Otherwise it is only where the fit starts."""
+    focal_spread: float = 0.45
+    """How uncertain the footage's focal length is, of its logarithm. 0: calibrated, it is kept."""
     texture_size: int = 1024
     """Width and height of the baked texture; 0 for none."""
 
@@ -79,7 +81,7 @@ def fit_template(
     Raises `TrackError`.
     """
     progress("start", 0, 1)
-    problem, estimate, footage, rows, average = _start(footage, options, body, template, landmarks)
+    problem, estimate, footage, rows, average = start_of_fit(footage, options, body, template, landmarks)
     progress("start", 1, 1)
     estimate, report = _fit(problem, estimate, average, progress)
     rig = problem.rig(estimate)
@@ -131,7 +133,7 @@ def fit_template(
     )
 
 
-def _start(
+def start_of_fit(
     footage: Footage,
     options: FitOptions,
     body: BodyModel | None,
@@ -148,7 +150,7 @@ def _start(
         small = crop(whole, 0.2)
         face = face_points(small.template, small.rest(small.identity.default)[0] if whole.name == "anny" else None)
     points = face.at(np.asarray(small.template.vertices, dtype=np.float64))
-    if not options.focal_known:
+    if options.focal_spread > ONLY_GUESSED:
         footage = replace(footage, camera=guessed_camera(footage, points, face))
     prior, chair = start_of_turn(footage, points, face)
     if whole is not None:
@@ -158,7 +160,9 @@ def _start(
     pictures = [evidence(footage, int(i), options.working_size) for i in rows]
     t = small.template
     poses = starting_poses(prior, chair, footage.times[rows], len(t.joint_names), len(t.expression_names))
-    problem = TurnProblem(small, find_parts(t), face, pictures, options.focal_known, fixed_shape=template is not None)
+    turned = float(np.ptp(prior.at(footage.times[rows])))  # a face that hardly turns tells less than errors of its shape do
+    spread = options.focal_spread * min(1.0, turned / np.pi) ** 2
+    problem = TurnProblem(small, find_parts(t), face, pictures, spread, fixed_shape=template is not None)
     stance, offset = np.zeros((len(t.joint_names), 3)), np.zeros(np.shape(t.vertices))
     estimate = TurnEstimate(small.values.copy(), pictures[0].camera, stance, poses, offset)
     return problem, estimate, footage, rows, small

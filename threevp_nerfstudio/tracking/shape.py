@@ -33,8 +33,6 @@ LANDMARKS_SEEN = np.radians(60.0)
 STANCE_SPREAD = {"spine": 0.1, "neck": 0.2, "head": 0.2, "arms": 0.4}
 SWAY_SPREAD = 0.01
 """Radians that neck and head move against the stance during the turn."""
-FOCAL_SPREAD = 0.45
-"""Of the log focal length, where it is only guessed."""
 LANDMARKS_COUNT, OUTLINE_COUNT, COLOURS_COUNT = 30.0, 60.0, 150.0
 """As how many independent measurements landmarks, outline and colours of one picture count."""
 LOPSIDED = 0.08
@@ -72,10 +70,10 @@ class TurnProblem:
     """The pictures of the turn and what is fitted to them."""
 
     def __init__(
-        self, body: BodyModel, parts: Parts, face: FacePoints, pictures: list[Evidence], focal_known: bool, fixed_shape: bool
+        self, body: BodyModel, parts: Parts, face: FacePoints, pictures: list[Evidence], focal_spread: float, fixed_shape: bool
     ) -> None:
         self.body, self.parts, self.face, self.pictures = body, parts, face, pictures
-        self.focal_known, self.fixed_shape = focal_known, fixed_shape
+        self.focal_spread, self.fixed_shape = max(focal_spread, 1e-4), fixed_shape
         self.observer = Observer(body.template.vertices, body.template.faces)
         self.stance = parts.spine + parts.neck + parts.skull + parts.arms
         self.sway = Freedoms(parts.neck + parts.skull, ())
@@ -220,7 +218,7 @@ class TurnProblem:
             offset[: self.K], spread[: self.K] = estimate.values - identity.default, identity.spread
         start = self.pictures[0].camera
         offset[self.K] = np.log(estimate.camera.fx / start.fx)
-        spread[self.K] = 1e-4 if self.focal_known else FOCAL_SPREAD
+        spread[self.K] = self.focal_spread
         names = [("spine", self.parts.spine), ("neck", self.parts.neck), ("head", self.parts.skull), ("arms", self.parts.arms)]
         wide = np.concatenate([np.full(3 * len(j), STANCE_SPREAD[n]) for n, j in names])
         offset[self.K + 1 : self.head] = estimate.stance[list(self.stance)].reshape(-1)

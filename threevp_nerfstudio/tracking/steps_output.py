@@ -31,7 +31,7 @@ def template_stage(job: Job) -> None:
     options = FitOptions(
         frames=job.settings.fit_frames,
         working_size=job.settings.working_size,
-        focal_known=estimate.known,
+        focal_spread=estimate.spread,
         texture_size=job.settings.texture_size,
     )
     given: RiggedTemplate | None = None
