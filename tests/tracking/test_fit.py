@@ -86,3 +86,16 @@ def test_a_face_that_hardly_turns_does_not_tell_the_focal_length(turned):
     for seen, least, most in ((talk, 0.0, 0.01), (footage, 0.4, 0.5)):
         problem = start_of_fit(seen, OPTIONS, None, template, landmarks)[0]
         assert least < problem.focal_spread < most
+
+
+def test_a_template_that_leaves_the_pictures_is_said(turned):
+    template, _, _, footage, _, _ = turned
+    chosen = landmark_vertices(template)
+    corners, bary = np.repeat(chosen[:, None], 3, axis=1), np.tile([1.0, 0, 0], (LANDMARKS, 1))
+    landmarks = FacePoints(np.arange(LANDMARKS), corners, bary, np.full(LANDMARKS, 2e-3), np.zeros((LANDMARKS, 3)))
+    problem, estimate, *_ = start_of_fit(footage, OPTIONS, None, template, landmarks)
+    away = np.eye(4)
+    away[0, 3] = 5.0
+    poses = tuple(replace(p, T_camera_root=away @ p.T_camera_root) for p in estimate.poses)
+    with pytest.raises(TrackError, match="left the pictures"):
+        problem.fit(replace(estimate, poses=poses), np.zeros((0, len(template.vertices), 3)), 1)

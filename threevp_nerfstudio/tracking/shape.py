@@ -18,6 +18,7 @@ from jaxtyping import Float
 from numpy import ndarray as Array
 
 from threevp_nerfstudio.body.body_model import BodyModel
+from threevp_nerfstudio.errors import TrackError
 from threevp_nerfstudio.tracking.appearance import Appearance, gather, sight
 from threevp_nerfstudio.tracking.evidence import Evidence, project
 from threevp_nerfstudio.tracking.face_points import FacePoints
@@ -39,6 +40,10 @@ LOPSIDED = 0.08
 """How far a shape parameter usually differs between the two sides of a face."""
 WORSE, SHORTENED = 1.03, 0.3
 """Rise of the cost at which a step is taken back, and the share of it that is tried instead."""
+GONE = (
+    "the template left the pictures while it was fitted to the turn. Give the focal length if you know it (--focal-px, --focal-35mm), "
+    "and check with --from mattes that the mattes show the subject alone."
+)
 COLOURED = 2400
 """Vertices whose colours are compared; a third of them are seen in a picture."""
 
@@ -148,6 +153,8 @@ class TurnProblem:
             part = System.empty(self.head + each)
             x = rig.place(rig.points, pose).camera
             view = self.observer.look(x, seen.camera)
+            if not view.visible.any():
+                raise TrackError(GONE)
             ious.append(overlap(view.covered, seen.inside, self.observer.coarseness))
             outlines.append(self._outline(part, seen, rig, pose, basis, view, dressed))
             landmarks.append(self._landmarks(part, seen, rig, pose, basis, looks is not None))
