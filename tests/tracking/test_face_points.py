@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.body import synthetic_smplx
 from threevp_nerfstudio.body.anny_body import anny_body
 from threevp_nerfstudio.body.crop import crop
+from threevp_nerfstudio.body.smplx_body import smplx_body
+from threevp_nerfstudio.body.smplx_file import read_smplx
 from threevp_nerfstudio.tracking.face_points import LIDS, LIPS, face_points, personal_points
 from threevp_nerfstudio.tracking.footage import PinholeCamera
 from threevp_nerfstudio.tracking.posing import Pose, PosedRig
@@ -66,3 +69,12 @@ def test_a_person_keeps_the_landmarks_where_a_detector_sees_them(anny):
 def test_too_few_pictures_leave_the_usual_places(anny):
     _, face = anny
     assert personal_points([], face) is face
+
+
+def test_lips_of_smplx_move_with_its_jaw(tmp_path):
+    file = read_smplx(synthetic_smplx.write(tmp_path / "SMPLX_NEUTRAL.npz", synthetic_smplx.arrays(anny_body())))
+    template = crop(smplx_body(file, betas=10, expressions=20), 0.2).template
+    face = face_points(template)
+    jaw = face.blend(np.asarray(template.skin_weights, dtype=np.float64))[:, template.joint_names.index("jaw")]
+    upper, lower = jaw[np.isin(face.ids, (82, 13, 312))], jaw[np.isin(face.ids, (87, 14, 317))]
+    assert len(upper) and len(lower) and lower.min() > upper.max()
