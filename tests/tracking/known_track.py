@@ -43,6 +43,7 @@ def known_track(directory) -> tuple[Footage, FittedTemplate, Track]:
         landmark_ids=np.zeros(0, dtype=np.int64),
         landmark_corners=np.zeros((0, 3), dtype=np.int64),
         landmark_bary=np.zeros((0, 3)),
+        landmark_offset=np.zeros((0, 3)),
         landmark_noise=np.zeros(0),
         frames=np.flatnonzero(static),
         T_camera_root=T[static],

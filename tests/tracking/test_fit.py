@@ -10,7 +10,7 @@ import pytest
 from tests.tracking.turning_person import LANDMARKS, SIZE, film, landmark_vertices, person, pose_at
 from threevp_nerfstudio.errors import TrackError
 from threevp_nerfstudio.tracking.face_points import FacePoints
-from threevp_nerfstudio.tracking.fit import FitOptions, FittedTemplate, fit_template
+from threevp_nerfstudio.tracking.fit import FitOptions, FittedTemplate, fit_template, start_of_fit
 from threevp_nerfstudio.tracking.posing import head_pose
 from threevp_nerfstudio.tracking.upright import chair_axis
 
@@ -25,7 +25,7 @@ def turned():
     wrong = replace(footage.camera, fx=0.8 * footage.camera.fx, fy=0.8 * footage.camera.fy)
     chosen = landmark_vertices(template)
     corners, bary = np.repeat(chosen[:, None], 3, axis=1), np.tile([1.0, 0.0, 0.0], (LANDMARKS, 1))
-    landmarks = FacePoints(np.arange(LANDMARKS), corners, bary, np.full(LANDMARKS, 2e-3))
+    landmarks = FacePoints(np.arange(LANDMARKS), corners, bary, np.full(LANDMARKS, 2e-3), np.zeros((LANDMARKS, 3)))
     calls = []
     fitted = fit_template(
         replace(footage, camera=wrong), OPTIONS, template=template, landmarks=landmarks, progress=lambda *a: calls.append(a)
@@ -72,3 +72,30 @@ def test_a_turn_of_few_pictures_is_refused(turned):
     short = np.arange(40) < 5
     with pytest.raises(TrackError, match="turn of at least 8"):
         fit_template(replace(footage, static=short), OPTIONS, template=template)
+
+
+def test_a_face_that_hardly_turns_does_not_tell_the_focal_length(turned):
+    template, rig, _, footage, _, _ = turned
+    chosen = landmark_vertices(template)
+    landmarks = FacePoints(
+        np.arange(LANDMARKS), np.repeat(chosen[:, None], 3, axis=1), np.tile([1.0, 0, 0], (LANDMARKS, 1)),
+        np.full(LANDMARKS, 2e-3), np.zeros((LANDMARKS, 3)),
+    )  # fmt: skip
+    poses = [pose_at(rig, a) for a in np.linspace(0, 0.2, 10)]
+    talk = film(template, rig, np.full((len(template.vertices), 3), 0.5), poses, np.ones(10, dtype=bool))
+    for seen, least, most in ((talk, 0.0, 0.01), (footage, 0.4, 0.5)):
+        problem = start_of_fit(seen, OPTIONS, None, template, landmarks)[0]
+        assert least < problem.focal_spread < most
+
+
+def test_a_template_that_leaves_the_pictures_is_said(turned):
+    template, _, _, footage, _, _ = turned
+    chosen = landmark_vertices(template)
+    corners, bary = np.repeat(chosen[:, None], 3, axis=1), np.tile([1.0, 0, 0], (LANDMARKS, 1))
+    landmarks = FacePoints(np.arange(LANDMARKS), corners, bary, np.full(LANDMARKS, 2e-3), np.zeros((LANDMARKS, 3)))
+    problem, estimate, *_ = start_of_fit(footage, OPTIONS, None, template, landmarks)
+    away = np.eye(4)
+    away[0, 3] = 5.0
+    poses = tuple(replace(p, T_camera_root=away @ p.T_camera_root) for p in estimate.poses)
+    with pytest.raises(TrackError, match="left the pictures"):
+        problem.fit(replace(estimate, poses=poses), np.zeros((0, len(template.vertices), 3)), 1)

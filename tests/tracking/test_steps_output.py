@@ -60,7 +60,7 @@ def known(tiny_capture: Path, monkeypatch: pytest.MonkeyPatch):
     calls: dict[str, object] = {}
 
     def fit(seen, options, body=None, template=None, progress=lambda *_: None):
-        calls["fit"] = (len(seen), int(seen.static.sum()), options.focal_known)
+        calls["fit"] = (len(seen), int(seen.static.sum()), options.focal_spread)
         progress("shape", 1, 1)
         return fitted
 
@@ -86,7 +86,7 @@ def test_the_whole_of_it(known, tmp_path: Path, tiny_capture: Path):
     }
     functions = {**stand_in_input(footage), **output}
     workspace = run_stages(command, functions, console=Console(quiet=True))
-    assert calls["fit"] == (42, 20, True) and calls["resume"].parent.name == "tracking"
+    assert calls["fit"] == (42, 20, 0.0) and calls["resume"].parent.name == "tracking"
     capture = load_capture(tmp_path / "me")
     assert len(capture.frames) == 41
     for name in ("report.html", "report.json", "overlay.mp4"):

@@ -110,6 +110,7 @@ def exactly_fitted(template, rig: PosedRig, footage: Footage, poses: list[Pose])
         landmark_ids=np.arange(LANDMARKS),
         landmark_corners=np.repeat(chosen[:, None], 3, axis=1),
         landmark_bary=np.tile([1.0, 0.0, 0.0], (LANDMARKS, 1)),
+        landmark_offset=np.zeros((LANDMARKS, 3)),
         landmark_noise=np.full(LANDMARKS, 1e-3),
         camera=footage.camera,
         frames=rows,

@@ -16,6 +16,8 @@ from threevp_nerfstudio.tracking.footage import Footage
 from threevp_nerfstudio.tracking.trajectory import Track
 
 WIDEST_GAP = 30.0
+FRONT_ONLY = 240.0
+"""Degrees without a picture from which on it is shorter to say what there is."""
 GROUPS = {
     "mouth opening": (("jawOpen",), "open your mouth wide (say `ah`)"),
     "smile": (("mouthSmileLeft", "mouthSmileRight"), "smile broadly"),
@@ -37,6 +39,9 @@ def advise(footage: Footage, fitted: FittedTemplate, track: Track) -> list[str]:
     yaw = np.degrees(track.azimuth)
     gaps = yaw_gaps(yaw[good], WIDEST_GAP)
     for start, end in gaps:
+        if FRONT_ONLY < end - start < 360:
+            said.append(f"all pictures are between {signed(end):.0f}° and {signed(start):.0f}° of yaw: turn all the way round.")
+            continue
         said.append(f"no frames between {start:.0f}° and {end % 360:.0f}°: turn all the way round.")
     if not gaps:
         said += [
@@ -53,6 +58,11 @@ def advise(footage: Footage, fitted: FittedTemplate, track: Track) -> list[str]:
     if track.lost.mean() > 0.02:
         said.append(f"{track.lost.mean():.0%} of the pictures were lost: move more slowly, and stay inside the picture.")
     return said
+
+
+def signed(degrees: float) -> float:
+    """From -180 to 180."""
+    return (degrees + 180.0) % 360.0 - 180.0
 
 
 def thin_sectors(yaw: Float[Array, "N"], width: float = 45.0, fewest: int = 6) -> list[tuple[float, float, int]]:

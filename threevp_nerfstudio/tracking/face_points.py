@@ -4,6 +4,9 @@
 in five views each, the landmarks found there cast back onto the mesh; the median of each, at Anny's default identity, and
 the median distance from it (`examples/measure_face_points.py`). Points
 that slide with the view (the face's outline) have a large spread and count little.
+
+Lips touch and lids fold away in a neutral face: the nearest triangle may be of the other lip, or of the eyeball, and would move with
+it. So lips and lids are told apart by how they move.
 """
 
 from __future__ import annotations
@@ -14,14 +17,19 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray as Array
+from scipy.spatial import cKDTree
 
 from threevp_nerfstudio.body.align import best_similarity
+from threevp_nerfstudio.body.labels import vertices_in
 from threevp_nerfstudio.body.landmarks import find_landmarks, points_of
 from threevp_nerfstudio.body.regions import part_vertices
 from threevp_nerfstudio.body.template import RiggedTemplate
 from threevp_nerfstudio.errors import TrackError
 from threevp_nerfstudio.kernels.mesh_query import MeshQuery
-from threevp_nerfstudio.tracking.posing import Points
+from threevp_nerfstudio.tracking.evidence import project
+from threevp_nerfstudio.tracking.footage import PinholeCamera
+from threevp_nerfstudio.tracking.parts import INNER, JAW, MOVES
+from threevp_nerfstudio.tracking.posing import Placed, Points
 
 WIDEST_SPREAD = 0.0045
 """Metres beyond which a landmark says nothing."""
@@ -32,13 +40,28 @@ ANCHORS = {
 """Our named landmarks as means of MediaPipe's."""
 ROUGH_ANCHORS = {"eye_left": (263, 362), "eye_right": (33, 133), "mouth": (61, 291, 0, 17), "nose": (1,)}
 """The same for templates whose regions tell no more than where eyes and mouth are."""
+ODDLY = 0.012
+"""Metres from its usual place beyond which a landmark is not believed to be this person's."""
 TRANSFERRED = {True: 0.003, False: 0.006}
 """Metres that landmarks are less certain on a template that they were brought to, by named and by rough anchors."""
+
+LIPS = (
+    (185, 40, 39, 37, 0, 267, 269, 270, 409, 191, 80, 81, 82, 13, 312, 311, 310, 415),
+    (146, 91, 181, 84, 17, 314, 405, 321, 375, 95, 88, 178, 87, 14, 317, 402, 318, 324),
+)
+"""Upper and lower lip, between the corners."""
+LIDS = {
+    "eyeBlinkRight": ((246, 161, 160, 159, 158, 157, 173), (7, 163, 144, 145, 153, 154, 155)),
+    "eyeBlinkLeft": ((466, 388, 387, 386, 385, 384, 398), (249, 390, 373, 374, 380, 381, 382)),
+}
+"""Upper and lower lid of each eye, between its corners, and the channel that closes it."""
+APART = 0.008
+"""Metres round a landmark within which one lip, or one lid, is told from the other."""
 
 
 @dataclass(frozen=True)
 class FacePoints:
-    """Landmarks as points of a template's surface."""
+    """Landmarks as points that ride on a template's surface."""
 
     ids: Int[Array, "n"]
     """Which landmarks."""
@@ -47,10 +70,16 @@ class FacePoints:
     bary: Float[Array, "n 3"]
     noise: Float[Array, "n"]
     """Metres by which each is uncertain on the surface."""
+    offset: Float[Array, "n 3"]
+    """Metres of the rest pose from the point of the surface that a landmark moves with to where this person has it."""
 
     def blend(self, values: Float[Array, "V *c"]) -> Float[Array, "n *c"]:
         """Per-vertex values at the points."""
         return np.einsum("nk,nk...->n...", self.bary, values[self.corners])
+
+    def at(self, rest: Float[Array, "V 3"]) -> Float[Array, "n 3"]:
+        """Where the landmarks are at rest."""
+        return self.blend(rest) + self.offset
 
     def points(self, all_points: Points) -> Points:
         """The points as posing needs them."""
@@ -58,7 +87,7 @@ class FacePoints:
         correctives = all_points.correctives
         if correctives is not None:
             correctives = np.einsum("nk,pnkc->pnc", self.bary, correctives[:, self.corners])
-        return Points(self.blend(all_points.rest), self.blend(all_points.weights), basis, correctives)
+        return Points(self.at(all_points.rest), self.blend(all_points.weights), basis, correctives)
 
 
 def face_points(template: RiggedTemplate, average: Float[Array, "V 3"] | None = None) -> FacePoints:
@@ -75,9 +104,51 @@ def face_points(template: RiggedTemplate, average: Float[Array, "V 3"] | None = 
         source = np.array([points[list(group)].mean(0) for group in groups])
         points = best_similarity(source, target).apply(points)
     ids = np.flatnonzero(spread < WIDEST_SPREAD)
-    hits = MeshQuery(vertices, template.faces).nearest(points[ids])
-    corners = np.asarray(template.faces, dtype=np.int64)[hits.face]
-    return FacePoints(ids, corners, hits.bary.astype(np.float64), np.hypot(spread[ids], extra))
+    corners, bary = _riding_on(template, vertices, ids, points[ids])
+    return FacePoints(ids, corners, bary, np.hypot(spread[ids], extra), np.zeros((len(ids), 3)))
+
+
+def _riding_on(
+    template: RiggedTemplate, vertices: Float[Array, "V 3"], ids: Int[Array, "n"], points: Float[Array, "n 3"]
+) -> tuple[Int[Array, "n 3"], Float[Array, "n 3"]]:
+    """The nearest triangle of the skin to each landmark, of the right lip or lid, and the weights of its corners."""
+    faces = np.asarray(template.faces, dtype=np.int64)
+    faces = faces[~vertices_in(template, INNER)[faces].any(1)]
+    corners, bary = _nearest(vertices, faces, points)
+    tree = cKDTree(vertices[faces].mean(1))
+    for group, speed, faster in _sides(template):
+        for n in np.flatnonzero(np.isin(ids, group)):
+            near = np.array(tree.query_ball_point(points[n], APART), dtype=np.int64)
+            s = speed[faces[near]].mean(1)
+            if len(near) and np.ptp(s) > MOVES:
+                middle = (s.min() + s.max()) / 2
+                side = near[s > middle] if faster else near[s < middle]
+                at, weights = _nearest(vertices, faces[side], points[[n]])
+                corners[n], bary[n] = at[0], weights[0]
+    return corners, bary
+
+
+def _nearest(vertices: Array, faces: Int[Array, "f 3"], points: Float[Array, "n 3"]) -> tuple[Int[Array, "n 3"], Float[Array, "n 3"]]:
+    hits = MeshQuery(vertices, faces).nearest(points)
+    return faces[hits.face], hits.bary.astype(np.float64)
+
+
+def _sides(template: RiggedTemplate) -> list[tuple[tuple[int, ...], Float[Array, "V"], bool]]:
+    """Landmarks of one lip or lid, how far each vertex moves as mouth or eye opens, and whether theirs are those that move."""
+    names = list(template.expression_names)
+
+    def moved(channel: str) -> Float[Array, "V"]:
+        return np.linalg.norm(np.asarray(template.expression_basis[names.index(channel)], dtype=np.float64), axis=1)
+
+    sides = []
+    jaw = [j for j, n in enumerate(template.joint_names) if n in JAW]
+    if "jawOpen" in names or jaw:
+        speed = moved("jawOpen") if "jawOpen" in names else 0.03 * np.asarray(template.skin_weights)[:, jaw[0]].astype(np.float64)
+        sides += [(LIPS[0], speed, False), (LIPS[1], speed, True)]
+    for channel, (upper, lower) in LIDS.items():
+        if channel in names:
+            sides += [(upper, moved(channel), True), (lower, moved(channel), False)]
+    return sides
 
 
 def _anchors(template: RiggedTemplate) -> tuple[Float[Array, "n 3"], list[tuple[int, ...]], float]:
@@ -106,42 +177,26 @@ def _anchors(template: RiggedTemplate) -> tuple[Float[Array, "n 3"], list[tuple[
     return np.array(list(rough.values())), [ROUGH_ANCHORS[n] for n in rough], TRANSFERRED[False]
 
 
-def personal_points(
-    face_count: int,
-    faces: Int[Array, "F 3"],
-    rest: Float[Array, "V 3"],
-    placed: list[Float[Array, "V 3"]],
-    rays: list[Float[Array, "L 3"]],
-    fallback: FacePoints,
-) -> FacePoints:
-    """Where the landmarks lie on this person: those of frontal, neutral pictures cast onto the template and averaged.
+def personal_points(seen: list[tuple[Placed, PinholeCamera, Float[Array, "L 2"]]], usual: FacePoints) -> FacePoints:
+    """Where this person has the landmarks: the mean of frontal, neutral pictures, at the depth at which they usually lie.
 
-    This takes out what a detector gets wrong in the same way in every picture of one person. `placed`: the template in camera
-    axes in those pictures; `rays`: directions of their landmarks. Landmarks that are hit too seldom keep `fallback`.
+    This takes out what a detector gets wrong in the same way in every picture of one person. `seen`: the usual points placed
+    in those pictures, the camera, and the landmarks found. Landmarks that are seen too seldom or lie oddly are left out.
     """
-    hits: list[list[Array]] = [[] for _ in range(face_count)]
-    for x, directions in zip(placed, rays, strict=True):
-        good = np.flatnonzero(np.isfinite(directions).all(1))
-        found = MeshQuery(x, faces).cast(np.zeros((len(good), 3)), directions[good])
-        corners = faces[np.maximum(found.face, 0)]
-        points = np.einsum("nk,nkc->nc", found.bary, rest[corners])
-        for n, k in enumerate(good):
-            if found.face[n] >= 0:
-                hits[k].append(points[n])
-    known = {int(k): n for n, k in enumerate(fallback.ids)}
-    usual = fallback.blend(rest)
-    ids, points, noise = [], [], []
-    for k, seen in enumerate(hits):
-        if k not in known or len(seen) < 3:
-            continue
-        centre = np.median(seen, axis=0)
-        spread = float(np.median(np.linalg.norm(np.array(seen) - centre, axis=1)))
-        if np.linalg.norm(centre - usual[known[k]]) > 0.012 or spread > WIDEST_SPREAD:
-            continue  # a hair or an ear lies before it
-        ids.append(k)
-        points.append(centre)
-        noise.append(max(spread, 5e-4))
-    if len(ids) < 30:
-        return fallback
-    on = MeshQuery(rest, faces).nearest(np.array(points))
-    return FacePoints(np.array(ids), np.asarray(faces, dtype=np.int64)[on.face], on.bary.astype(np.float64), np.array(noise))
+    offsets = []
+    for placed, camera, found in seen:
+        gap = found[usual.ids] - project(camera, placed.camera)[0]
+        shift = np.concatenate([gap / np.array([camera.fx, camera.fy]), np.zeros((len(gap), 1))], axis=1) * placed.camera[:, 2:]
+        offsets.append(np.linalg.solve(placed.linear, shift[:, :, None])[:, :, 0])
+    if len(offsets) < 3:
+        return usual
+    each = np.array(offsets)
+    enough = np.isfinite(each).all(2).sum(0) >= 3
+    kept = np.flatnonzero(enough)
+    centre = np.nanmedian(each[:, kept], axis=0)
+    spread = np.nanmedian(np.linalg.norm(each[:, kept] - centre, axis=2), axis=0)
+    good = (np.linalg.norm(centre, axis=1) < ODDLY) & (spread < WIDEST_SPREAD)  # else a hair or an ear lies before it
+    if good.sum() < 30:
+        return usual
+    kept = kept[good]
+    return FacePoints(usual.ids[kept], usual.corners[kept], usual.bary[kept], np.maximum(spread[good], 5e-4), centre[good])

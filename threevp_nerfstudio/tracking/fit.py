@@ -47,6 +47,8 @@ __all__ = ["FitOptions", "FittedTemplate", "Turn", "fit_template"]
 
 FRONTAL_ENOUGH = np.radians(40.0)
 """Azimuth up to which pictures of the turn say where this person's landmarks lie."""
+ONLY_GUESSED = 0.2
+"""Spread of the focal length from which on the usual distance of people from a camera says more."""
 Progress = Callable[[str, int, int], None]
 """Called with the stage's name, steps done and steps in all."""
 
@@ -59,8 +61,8 @@ class FitOptions:
     """Pictures of the turn that the shape is fitted to."""
     working_size: int = 256
     """Longer side of the pictures that are fitted, pixels."""
-    focal_known: bool = False
-    """The footage's focal length comes from the user or from calibration: keep it. Otherwise it is only where the fit starts."""
+    focal_spread: float = 0.45
+    """How uncertain the footage's focal length is, of its logarithm. 0: calibrated, it is kept."""
     texture_size: int = 1024
     """Width and height of the baked texture; 0 for none."""
 
@@ -79,7 +81,7 @@ def fit_template(
     Raises `TrackError`.
     """
     progress("start", 0, 1)
-    problem, estimate, footage, rows, average = _start(footage, options, body, template, landmarks)
+    problem, estimate, footage, rows, average = start_of_fit(footage, options, body, template, landmarks)
     progress("start", 1, 1)
     estimate, report = _fit(problem, estimate, average, progress)
     rig = problem.rig(estimate)
@@ -121,6 +123,7 @@ def fit_template(
         landmark_corners=face.corners,
         landmark_bary=face.bary,
         landmark_noise=face.noise,
+        landmark_offset=face.offset,
         camera=camera,
         frames=rows,
         T_camera_root=T,
@@ -130,7 +133,7 @@ def fit_template(
     )
 
 
-def _start(
+def start_of_fit(
     footage: Footage,
     options: FitOptions,
     body: BodyModel | None,
@@ -146,8 +149,8 @@ def _start(
         whole = body if body is not None else _anny()
         small = crop(whole, 0.2)
         face = face_points(small.template, small.rest(small.identity.default)[0] if whole.name == "anny" else None)
-    points = face.blend(np.asarray(small.template.vertices, dtype=np.float64))
-    if not options.focal_known:
+    points = face.at(np.asarray(small.template.vertices, dtype=np.float64))
+    if options.focal_spread > ONLY_GUESSED:
         footage = replace(footage, camera=guessed_camera(footage, points, face))
     prior, chair = start_of_turn(footage, points, face)
     if whole is not None:
@@ -157,7 +160,9 @@ def _start(
     pictures = [evidence(footage, int(i), options.working_size) for i in rows]
     t = small.template
     poses = starting_poses(prior, chair, footage.times[rows], len(t.joint_names), len(t.expression_names))
-    problem = TurnProblem(small, find_parts(t), face, pictures, options.focal_known, fixed_shape=template is not None)
+    turned = float(np.ptp(prior.at(footage.times[rows])))  # a face that hardly turns tells less than errors of its shape do
+    spread = options.focal_spread * min(1.0, turned / np.pi) ** 2
+    problem = TurnProblem(small, find_parts(t), face, pictures, spread, fixed_shape=template is not None)
     stance, offset = np.zeros((len(t.joint_names), 3)), np.zeros(np.shape(t.vertices))
     estimate = TurnEstimate(small.values.copy(), pictures[0].camera, stance, poses, offset)
     return problem, estimate, footage, rows, small
@@ -196,17 +201,13 @@ def _fit(problem: TurnProblem, estimate: TurnEstimate, body: BodyModel, progress
 
 def _own_landmarks(problem: TurnProblem, estimate: TurnEstimate, rig: PosedRig, poses: tuple[Pose, ...]) -> FacePoints:
     """Landmarks where this person's frontal pictures show them."""
-    placed, rays = [], []
+    points = problem.face.points(rig.points)
+    frontal = []
     for k, pose in enumerate(poses):
         seen = problem.seen(k, estimate)
-        if seen.landmark_score < 0.3 or abs(azimuth_of(pose.T_camera_root)) > FRONTAL_ENOUGH:
-            continue
-        camera = seen.camera
-        xy = (seen.landmarks - np.array([camera.cx, camera.cy])) / np.array([camera.fx, camera.fy])
-        placed.append(rig.place(rig.points, pose).camera)
-        rays.append(np.concatenate([xy, np.ones((len(xy), 1))], axis=1))
-    count = len(problem.pictures[0].landmarks)
-    return personal_points(count, np.asarray(problem.body.template.faces), rig.points.rest, placed, rays, problem.face)
+        if seen.landmark_score >= 0.3 and abs(azimuth_of(pose.T_camera_root)) <= FRONTAL_ENOUGH:
+            frontal.append((rig.place(points, pose), seen.camera, seen.landmarks))
+    return personal_points(frontal, problem.face)
 
 
 def as_body(template: RiggedTemplate) -> BodyModel:

@@ -12,11 +12,12 @@ from numpy import ndarray as Array
 
 from threevp_nerfstudio.body.template import RiggedTemplate
 from threevp_nerfstudio.errors import TrackError
+from threevp_nerfstudio.tracking.face_points import FacePoints
 from threevp_nerfstudio.tracking.footage import PinholeCamera
 
-FITTED_VERSION = 1
+FITTED_VERSION = 2
 ARRAYS = ("albedo", "blurred_albedo", "albedo_trust", "lighting", "frames", "T_camera_root", "joint_rotations")
-ARRAYS += ("landmark_ids", "landmark_corners", "landmark_bary", "landmark_noise")
+ARRAYS += ("landmark_ids", "landmark_corners", "landmark_bary", "landmark_noise", "landmark_offset")
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,9 @@ class FittedTemplate:
     landmark_bary: Float[Array, "n 3"]
     """... with which weights, ..."""
     landmark_noise: Float[Array, "n"]
-    """... and how uncertain, metres."""
+    """... and how uncertain, metres, ..."""
+    landmark_offset: Float[Array, "n 3"]
+    """... and how far off in the rest pose, metres."""
     frames: Int[Array, "K"]
     """Pictures of the footage that were used, in order of time."""
     T_camera_root: Float[Array, "K 4 4"]
@@ -65,6 +68,11 @@ class FittedTemplate:
     turn: Turn
     report: dict[str, float] = field(default_factory=dict)
     """Figures of each stage by name; the unit stands in the name."""
+
+    @property
+    def face_points(self) -> FacePoints:
+        """Where the landmarks are."""
+        return FacePoints(self.landmark_ids, self.landmark_corners, self.landmark_bary, self.landmark_noise, self.landmark_offset)
 
     @property
     def azimuth(self) -> Float[Array, "K"]:

@@ -10,6 +10,7 @@ from numpy import ndarray as Array
 
 from threevp_nerfstudio.tracking.parts import Parts
 from threevp_nerfstudio.tracking.posing import Freedoms, Pose, PosedRig, head_pivot, pose_difference, step_pose
+from threevp_nerfstudio.tracking.shape import SWAY_SPREAD
 from threevp_nerfstudio.tracking.solver import Prior
 
 RATE = 30.0
@@ -52,8 +53,7 @@ def usual(parts: Parts, names: tuple[str, ...], channels: tuple[int, ...], stanc
     groups = [("spine", parts.spine), ("neck", parts.neck), ("head", parts.skull)]
     groups += [("jaw", parts.jaw), ("eyes", eyes)] if face else []
     joints = tuple(j for _, group in groups for j in group)
-    scale = 1.0 if face else 0.1
-    spread = np.concatenate([np.full(3 * len(g), scale * USUAL_JOINT[n]) for n, g in groups])
+    spread = np.concatenate([np.full(3 * len(g), USUAL_JOINT[n] if face else SWAY_SPREAD) for n, g in groups])
     arkit = any(n.startswith(("jawOpen", "mouth", "eyeBlink")) for n in names)
     limits = (0.0, 1.0) if arkit else (-3.0, 3.0)
     free = Freedoms(joints, channels if face else ())

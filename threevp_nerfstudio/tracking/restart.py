@@ -45,7 +45,7 @@ def _from_landmarks(solver: FrameSolver, picture: Evidence, who: Usual, channels
     if face is None or picture.landmark_score < 0.3:
         return None
     rig, skull = solver.subject.rig, solver.subject.parts.skull[0]
-    found = pose_from_landmarks(face.blend(rig.points.rest), picture.landmarks[face.ids], picture.camera)
+    found = pose_from_landmarks(face.at(rig.points.rest), picture.landmarks[face.ids], picture.camera)
     if found is None or found[1] > 2 * WORST_FIT:
         return None
     still = neutral(who, np.eye(4), channels)

@@ -54,7 +54,7 @@ class TrackSettings:
     focal_35mm: float | None = None
     """Focal length as 35 mm equivalent, if you know it."""
     distortion: tuple[float, ...] = ()
-    """Lens distortion k1 k2 p1 p2 in OpenCV's terms, if you know it."""
+    """Lens distortion k1 k2 p1 p2 in OpenCV's terms, if you know it. It is not estimated; without it the lens counts as free of it."""
     sfm: Literal["auto", "on", "off"] = "auto"
     """Focal length by structure from motion over the turn with pycolmap. `auto`: where pycolmap is installed and the focal length
     is not given."""

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from numpy import ndarray as Array
 
 from threevp_nerfstudio.body.body_model import BodyModel
+from threevp_nerfstudio.errors import TrackError
 from threevp_nerfstudio.tracking.appearance import Appearance, gather, sight
 from threevp_nerfstudio.tracking.evidence import Evidence, project
 from threevp_nerfstudio.tracking.face_points import FacePoints
@@ -26,21 +27,23 @@ from threevp_nerfstudio.tracking.footage import PinholeCamera
 from threevp_nerfstudio.tracking.parts import Parts, vertex_areas
 from threevp_nerfstudio.tracking.posing import Freedoms, Points, Pose, PosedRig, head_pivot, middle, step_pose
 from threevp_nerfstudio.tracking.shared_colours import SharedColours
-from threevp_nerfstudio.tracking.terms import System, add_colours, add_landmarks, add_outline, colour_term
+from threevp_nerfstudio.tracking.terms import DETECTOR_LAG, System, add_colours, add_landmarks, add_outline, colour_term
 from threevp_nerfstudio.tracking.visibility import Observer, View, overlap
 
 LANDMARKS_SEEN = np.radians(60.0)
 STANCE_SPREAD = {"spine": 0.1, "neck": 0.2, "head": 0.2, "arms": 0.4}
 SWAY_SPREAD = 0.01
 """Radians that neck and head move against the stance during the turn."""
-FOCAL_SPREAD = 0.45
-"""Of the log focal length, where it is only guessed."""
 LANDMARKS_COUNT, OUTLINE_COUNT, COLOURS_COUNT = 30.0, 60.0, 150.0
 """As how many independent measurements landmarks, outline and colours of one picture count."""
 LOPSIDED = 0.08
 """How far a shape parameter usually differs between the two sides of a face."""
 WORSE, SHORTENED = 1.03, 0.3
 """Rise of the cost at which a step is taken back, and the share of it that is tried instead."""
+GONE = (
+    "the template left the pictures while it was fitted to the turn. Give the focal length if you know it (--focal-px, --focal-35mm), "
+    "and check with --from mattes that the mattes show the subject alone."
+)
 COLOURED = 2400
 """Vertices whose colours are compared; a third of them are seen in a picture."""
 
@@ -72,10 +75,10 @@ class TurnProblem:
     """The pictures of the turn and what is fitted to them."""
 
     def __init__(
-        self, body: BodyModel, parts: Parts, face: FacePoints, pictures: list[Evidence], focal_known: bool, fixed_shape: bool
+        self, body: BodyModel, parts: Parts, face: FacePoints, pictures: list[Evidence], focal_spread: float, fixed_shape: bool
     ) -> None:
         self.body, self.parts, self.face, self.pictures = body, parts, face, pictures
-        self.focal_known, self.fixed_shape = focal_known, fixed_shape
+        self.focal_spread, self.fixed_shape = max(focal_spread, 1e-4), fixed_shape
         self.observer = Observer(body.template.vertices, body.template.faces)
         self.stance = parts.spine + parts.neck + parts.skull + parts.arms
         self.sway = Freedoms(parts.neck + parts.skull, ())
@@ -150,9 +153,11 @@ class TurnProblem:
             part = System.empty(self.head + each)
             x = rig.place(rig.points, pose).camera
             view = self.observer.look(x, seen.camera)
+            if not view.visible.any():
+                raise TrackError(GONE)
             ious.append(overlap(view.covered, seen.inside, self.observer.coarseness))
             outlines.append(self._outline(part, seen, rig, pose, basis, view, dressed))
-            landmarks.append(self._landmarks(part, seen, rig, pose, basis))
+            landmarks.append(self._landmarks(part, seen, rig, pose, basis, looks is not None))
             if looks is not None:
                 rows, term = self._colours(part, seen, rig, pose, basis, view, looks, level)
                 shared.add(rows, term, COLOURS_COUNT, _columns(k, self.head, each))
@@ -187,7 +192,7 @@ class TurnProblem:
         add_colours(part, term, COLOURS_COUNT)
         return rows, term
 
-    def _landmarks(self, part: System, seen: Evidence, rig: PosedRig, pose: Pose, basis: Array) -> Array:
+    def _landmarks(self, part: System, seen: Evidence, rig: PosedRig, pose: Pose, basis: Array, lagging: bool) -> Array:
         if seen.landmark_score < 0.3 or abs(azimuth_of(pose.T_camera_root)) > LANDMARKS_SEEN:
             return np.zeros(0)
         target = seen.landmarks[self.face.ids]
@@ -195,7 +200,12 @@ class TurnProblem:
         points = self.face.points(rig.points).take(kept)
         local = np.einsum("nk,enkc->enc", self.face.bary[kept], basis[:, self.face.corners[kept]])
         placed, J = self._jacobian(rig, points, pose, local)
-        return add_landmarks(part, seen, placed, J, target[kept], self.face.noise[kept], LANDMARKS_COUNT)
+        own = System.empty(len(part.g))
+        off = add_landmarks(own, seen, placed, J, target[kept], self.face.noise[kept], LANDMARKS_COUNT)
+        if lagging:
+            own.marginalise(slice(self.head, self.head + 6), DETECTOR_LAG)
+        part.add_system(own)
+        return off
 
     def _jacobian(self, rig: PosedRig, points: Points, pose: Pose, local: Float[Array, "K n 3"]) -> tuple[Array, Array]:
         """Placed points and their derivative by the shared parameters and this picture's own."""
@@ -215,7 +225,7 @@ class TurnProblem:
             offset[: self.K], spread[: self.K] = estimate.values - identity.default, identity.spread
         start = self.pictures[0].camera
         offset[self.K] = np.log(estimate.camera.fx / start.fx)
-        spread[self.K] = 1e-4 if self.focal_known else FOCAL_SPREAD
+        spread[self.K] = self.focal_spread
         names = [("spine", self.parts.spine), ("neck", self.parts.neck), ("head", self.parts.skull), ("arms", self.parts.arms)]
         wide = np.concatenate([np.full(3 * len(j), STANCE_SPREAD[n]) for n, j in names])
         offset[self.K + 1 : self.head] = estimate.stance[list(self.stance)].reshape(-1)

@@ -24,7 +24,7 @@ from threevp_nerfstudio.tracking.posing import (
     pose_difference,
     step_pose,
 )
-from threevp_nerfstudio.tracking.terms import System, add_colours, add_landmarks, add_outline, colour_term
+from threevp_nerfstudio.tracking.terms import DETECTOR_LAG, System, add_colours, add_landmarks, add_outline, colour_term
 from threevp_nerfstudio.tracking.visibility import Observer, View, overlap
 
 MOST_VERTICES = 2500
@@ -33,8 +33,6 @@ COLOURS_COUNT = 500.0
 OUTLINE_COUNT, LANDMARKS_COUNT = 60.0, 60.0
 DETECTOR_NOISE = 1.0
 """Pixels at a width of 256 by which landmarks jitter, once they are where this person has them."""
-DETECTOR_LAG = np.array([np.radians(2.0)] * 3 + [0.004] * 3)
-"""Radians and metres by which all landmarks together may be off, as a rigid body."""
 LANDMARKS_SEEN, LANDMARKS_FADE = np.radians(60.0), np.radians(25.0)
 """Azimuth of the head beyond which landmarks do not count, and over which they fade out before."""
 CLIP = np.array([0.15] * 3 + [0.03] * 3)
@@ -184,7 +182,7 @@ class FrameSolver:
             part, picture, placed.camera, J, target[kept], face.noise[kept], seen * LANDMARKS_COUNT,
             weight / weight.mean(), DETECTOR_NOISE,
         )  # fmt: skip
-        part.marginalise(6, DETECTOR_LAG)
+        part.marginalise(slice(6), DETECTOR_LAG)
         system.cost += part.cost
         if with_jacobian:
             system.H += part.H

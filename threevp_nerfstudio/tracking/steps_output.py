@@ -24,6 +24,9 @@ from threevp_nerfstudio.tracking.steps_input import load_footage, selected
 from threevp_nerfstudio.tracking.track import TrackOptions, track
 from threevp_nerfstudio.tracking.trajectory import Track
 
+SHORT_TURN = np.radians(60.0)
+"""A turn by less hardly tells the focal length."""
+
 
 def template_stage(job: Job) -> None:
     """The personal template from the turn."""
@@ -31,7 +34,7 @@ def template_stage(job: Job) -> None:
     options = FitOptions(
         frames=job.settings.fit_frames,
         working_size=job.settings.working_size,
-        focal_known=estimate.known,
+        focal_spread=estimate.spread,
         texture_size=job.settings.texture_size,
     )
     given: RiggedTemplate | None = None
@@ -42,7 +45,8 @@ def template_stage(job: Job) -> None:
         body = _smplx(job.settings)
     fitted = fit_template(footage, options, body=body, template=given, progress=job.progress)
     fitted.save(job.workspace.folder("template") / "fitted.npz")
-    refined = "" if estimate.known else ", refined by the template"
+    short = fitted.turn.covered < SHORT_TURN
+    refined = "" if estimate.known else "; the turn is too short to tell it better: --focal-35mm" if short else ", refined by the template"
     job.note(f"focal length {fitted.camera.fx:.0f} px of stored pictures ({estimate.origin}{refined}).")
     job.note(f"the turn covers {np.degrees(fitted.turn.covered):.0f}°, widest gap {np.degrees(fitted.turn.widest_gap):.0f}°.")
 

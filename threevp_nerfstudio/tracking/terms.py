@@ -24,6 +24,8 @@ OUTLINE_NOISE = 1.0
 OUTLINE_OUTLIER = 4.0
 LANDMARK_NOISE = 1.5
 LANDMARK_OUTLIER = 4.0
+DETECTOR_LAG = np.array([np.radians(2.0)] * 3 + [0.004] * 3)
+"""Radians and metres by which all landmarks of one picture may be off together, as a rigid body: detectors lag behind a turn."""
 
 
 @dataclass
@@ -48,10 +50,16 @@ class System:
             self.H += scaled.T @ J
             self.g -= scaled.T @ residual
 
-    def marginalise(self, count: int, spread: Float[Array, "count"]) -> None:
-        """Let the residuals carry an unknown common error along the first `count` parameters, of the given spread."""
-        M = self.H[:count, :count] + np.diag(1.0 / spread**2)
-        B, pull = self.H[:, :count].copy(), self.g[:count].copy()
+    def add_system(self, other: System) -> None:
+        """The sum of both."""
+        self.H += other.H
+        self.g += other.g
+        self.cost += other.cost
+
+    def marginalise(self, which: slice, spread: Float[Array, "n"]) -> None:
+        """Let the residuals carry an unknown common error along some of the parameters, of the given spread."""
+        M = self.H[which, which] + np.diag(1.0 / spread**2)
+        B, pull = self.H[:, which].copy(), self.g[which].copy()
         part = np.linalg.solve(M, np.column_stack([B.T, pull]))
         self.cost -= 0.5 * float(pull @ part[:, -1])
         self.H -= B @ part[:, :-1]

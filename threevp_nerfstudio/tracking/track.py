@@ -18,7 +18,6 @@ from scipy.spatial.transform import Rotation
 from threevp_nerfstudio.tracking.appearance import Appearance
 from threevp_nerfstudio.tracking.confidence import confidence, head_rotation_jacobian
 from threevp_nerfstudio.tracking.evidence import Evidence, evidence
-from threevp_nerfstudio.tracking.face_points import FacePoints
 from threevp_nerfstudio.tracking.fit import Progress
 from threevp_nerfstudio.tracking.fitted import FittedTemplate, read_npz, write_npz
 from threevp_nerfstudio.tracking.footage import Footage
@@ -148,7 +147,7 @@ class _Tracker:
         template = fitted.template
         self.rig, self.parts = PosedRig(template), find_parts(template)
         looks = Appearance(fitted.blurred_albedo.astype(np.float64), fitted.albedo_trust.astype(np.float64), fitted.lighting)
-        face = FacePoints(fitted.landmark_ids, fitted.landmark_corners, fitted.landmark_bary, fitted.landmark_noise)
+        face = fitted.face_points
         subject = Subject(self.rig, np.asarray(template.faces), self.parts, looks, face, outline_trust(self.parts, True))
         skin = self.parts.skin
         moves = np.sqrt((self.rig.points.basis**2).sum(-1))[:, skin].max(1) if len(self.rig.points.basis) else np.zeros(0)

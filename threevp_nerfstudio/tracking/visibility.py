@@ -60,8 +60,9 @@ class Observer:
         inside = (xy > 0).all(1) & (xy[:, 0] < camera.width) & (xy[:, 1] < camera.height) & (x[:, 2] > 0.05)
         visible = inside & (facing > 0.05)
         rows = np.flatnonzero(visible)
-        hits = self.mesh.cast(torch.eye(4), torch.as_tensor(x[rows], dtype=torch.float32))
-        visible[rows] = hits.distance.numpy() > distance[rows] - TOLERANCE / np.maximum(facing[rows], 0.2)
+        if len(rows):
+            hits = self.mesh.cast(torch.eye(4), torch.as_tensor(x[rows], dtype=torch.float32))
+            visible[rows] = hits.distance.numpy() > distance[rows] - TOLERANCE / np.maximum(facing[rows], 0.2)
         if not with_outline:
             return View(visible, facing, normals, np.zeros((0, 0), dtype=bool), np.zeros((0, 2), dtype=np.int64))
         covered = self.cover(camera)
