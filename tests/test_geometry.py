@@ -8,8 +8,9 @@ import roma
 import torch
 
 from tests.shapes import ball_template, sphere
+from threevp_nerfstudio.body.mesh import vertex_normals
 from threevp_nerfstudio.body.rig import Rig
-from threevp_nerfstudio.geometry.own_space import medial_radius, vertex_normals
+from threevp_nerfstudio.geometry.own_space import medial_radius
 from threevp_nerfstudio.geometry.surface_frames import closest_barycentric, to_canonical_torch, vertex_maps_torch
 from threevp_nerfstudio.model.canonical import CanonicalTemplate
 from threevp_nerfstudio.model.performance import PoseState
@@ -136,13 +137,13 @@ def test_own_space_ends_half_way_to_another_part():
     vertices, faces = sphere(rings=40, segments=60)
     second = vertices + np.array([0.22, 0.0, 0.0], dtype=np.float32)
     both = np.concatenate([vertices, second])
-    radius = medial_radius(both, np.concatenate([faces, faces + len(vertices)]), largest=0.3)
+    normals = vertex_normals(both, np.concatenate([faces, faces + len(vertices)]))
+    radius = medial_radius(both, normals, largest=0.3)
     facing = np.linalg.norm(both - [0.1, 0.0, 0.0], axis=1).argmin()
     away = np.linalg.norm(both - [-0.1, 0.0, 0.0], axis=1).argmin()
     assert radius[facing] == pytest.approx(0.01, rel=0.1)
     assert radius[away] == pytest.approx(0.3)
     # no vertex lies within any ball
-    normals = vertex_normals(both, np.concatenate([faces, faces + len(vertices)]))
     centres = both + radius[:, None] * normals
     assert (np.linalg.norm(centres[:, None] - both[None, ::7], axis=2).min(1) > radius * 0.99).all()
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.shapes import sphere
+from threevp_nerfstudio.body.mesh import vertex_normals
 from threevp_nerfstudio.geometry.own_space import medial_radius
 from threevp_nerfstudio.geometry.surface_frames import to_canonical_torch, vertex_maps_torch, vertex_triangles
 from threevp_nerfstudio.kernels.hash_grid import hash_encode, hash_encode_torch
@@ -222,7 +223,7 @@ def test_a_part_that_has_left_its_place_is_sampled_in_its_own_space_only():
     posed = canonical.copy()
     posed[len(vertices) :, 0] += apart
     start, rows = vertex_triangles(both, len(canonical))
-    own = torch.from_numpy(medial_radius(canonical, both, 1.0).astype(np.float32))
+    own = torch.from_numpy(medial_radius(canonical, vertex_normals(canonical, both), 1.0).astype(np.float32))
     tensors = [torch.from_numpy(x) for x in (canonical, both, start, rows)]
     view = OccupancyView(torch.zeros(80, 80, 80, dtype=torch.uint8), (-0.4, -0.4, -0.4), CELL)
     origin = torch.tensor([[0.22 + apart - 0.3, 0.0, 0.0]])  # between the two, looks at the one that has moved

@@ -9,29 +9,19 @@ surface at a vertex from outside (the medial radius) says how far the vertex's o
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy.spatial import cKDTree
 
 ROUNDS = 30
 TOLERANCE = 1e-3
 
 
-def vertex_normals(vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"]) -> Float[np.ndarray, "V 3"]:
-    """Unit normals, triangles weighted by their area; zero where a vertex has none."""
-    a, b, c = (vertices[faces[:, i]] for i in range(3))
-    area = np.cross(b - a, c - a)
-    total = np.zeros_like(vertices)
-    for i in range(3):
-        np.add.at(total, faces[:, i], area)
-    return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-20)
-
-
 def medial_radius(
-    vertices: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"], largest: float
+    vertices: Float[np.ndarray, "V 3"], normals: Float[np.ndarray, "V 3"], largest: float
 ) -> Float[np.ndarray, "V"]:
     """Radius in metres of the largest ball that touches each vertex from outside and holds no other vertex, at most
-    `largest` (shrinking ball; Ma, Bae and Choi 2012)."""
-    normals, tree = vertex_normals(vertices, faces), cKDTree(vertices)
+    `largest` (shrinking ball; Ma, Bae and Choi 2012). Normals are of unit length and point outwards."""
+    tree = cKDTree(vertices)
     radius = np.full(len(vertices), largest)
     active = np.arange(len(vertices))
     for _ in range(ROUNDS):

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from threevp_nerfstudio.body.mesh import vertex_normals
 from threevp_nerfstudio.body.regions import moved_vertices
 from threevp_nerfstudio.body.rig import Rig
 from threevp_nerfstudio.body.template import RiggedTemplate
@@ -27,8 +28,8 @@ FACE_MARGIN = 0.03
 """Metres round the vertices that expression moves, in which blendfields act."""
 LARGEST_OWN_SPACE = 0.1
 """Metres; larger than any shell."""
-OWN_SPACE_SHARE, OWN_SPACE_SLACK = 1.0, 0.002
-"""Samples are taken up to this share of the medial radius, and this many metres, outside of the surface."""
+OWN_SPACE_SLACK = 0.002
+"""Samples are taken up to this many metres beyond the medial radius outside of the surface."""
 
 
 def moving_channels(template: RiggedTemplate, names: tuple[str, ...] | None) -> Float[Tensor, "E"]:
@@ -57,8 +58,9 @@ class CanonicalTemplate(nn.Module):
         self.register_buffer("row_start", torch.from_numpy(start), persistent=False)
         self.register_buffer("row_faces", torch.from_numpy(rows), persistent=False)
         self.register_buffer("vertices", self._canonical_vertices(template))
-        radius = medial_radius(self.vertices.numpy(), template.faces, LARGEST_OWN_SPACE)
-        own_space = torch.from_numpy(OWN_SPACE_SHARE * radius + OWN_SPACE_SLACK).float()
+        canonical = self.vertices.numpy()
+        radius = medial_radius(canonical, vertex_normals(canonical, template.faces), LARGEST_OWN_SPACE)
+        own_space = torch.from_numpy(radius + OWN_SPACE_SLACK).float()
         self.register_buffer("own_space", own_space, persistent=False)
         moved = moved_vertices(template)
         box = np.zeros((2, 3), dtype=np.float32)

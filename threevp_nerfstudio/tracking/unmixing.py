@@ -21,9 +21,9 @@ SHIFTS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
 
 
 def nearest_colour(
-    colour: Float[Array, "h w 3"], sure: Bool[Array, "h w"], at: tuple[Array, Array], smooth: int
-) -> Float[Array, "n 3"]:
-    """Colours at the nearest sure pixels, each a mean over the sure pixels within `smooth` of it."""
+    colour: Float[Array, "h w 3"], sure: Bool[Array, "h w"], smooth: int
+) -> Float[Array, "h w 3"]:
+    """Of each pixel, the colour at the nearest sure pixel, a mean over the sure pixels within `smooth` of it."""
     size = (2 * smooth + 1, 2 * smooth + 1)
     weight = sure.astype(np.float32)
     total = cv2.boxFilter(weight, -1, size, borderType=cv2.BORDER_CONSTANT)
@@ -32,7 +32,7 @@ def nearest_colour(
     pixel_of = np.zeros(labels.max() + 1, dtype=np.int64)
     places = np.flatnonzero(sure)
     pixel_of[labels.ravel()[places]] = places
-    return mean.reshape(-1, 3)[pixel_of[labels[at]]]
+    return mean.reshape(-1, 3)[pixel_of[labels]]
 
 
 def unmixed(
@@ -57,15 +57,15 @@ def unmixed(
     y, x = np.nonzero(band)
     colour = picture.astype(np.float32)
     seen = colour[y, x]
-    B = nearest_colour(colour, free, (y, x), radius)
+    B = nearest_colour(colour, free, radius)[y, x]
+    of_subject = nearest_colour(colour, subject, 1)
     if room is not None:
         known = np.isfinite(room[y, x]).all(-1)
         B[known] = room[y, x][known]
     best = np.full(len(y), np.inf, np.float32)
     alpha, apart, unexplained = np.zeros((3, len(y)), np.float32)
     for dx, dy in SHIFTS:
-        at = ((y + 2 * radius * dy).clip(0, h - 1), (x + 2 * radius * dx).clip(0, w - 1))
-        F = nearest_colour(colour, subject, at, 1)
+        F = of_subject[(y + 2 * radius * dy).clip(0, h - 1), (x + 2 * radius * dx).clip(0, w - 1)]
         span = ((F - B) ** 2).sum(-1)
         share = (((seen - B) * (F - B)).sum(-1) / np.maximum(span, 1.0)).clip(0.0, 1.0)
         left = ((seen - B - share[:, None] * (F - B)) ** 2).sum(-1)
