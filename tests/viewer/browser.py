@@ -108,15 +108,18 @@ class AvatarPage:
         image = Image.open(io.BytesIO(self.page.screenshot(clip=clip))).convert("RGB")
         return np.asarray(image, dtype=np.float32) / 255.0
 
-    def settled(self, smallest: int = 200) -> np.ndarray:
-        """The picture once the avatar is there, fine and unchanged for a moment."""
-        until(lambda: min(self.resolution) >= smallest, f"the picture has {smallest} rows")
+    def settled(self, fine: int) -> np.ndarray:
+        """The picture once it is at rest with `fine` pixels on its longer side.
+
+        The size that the page tells is that of the last picture to arrive, in any window, so that after a move one
+        waits for the move to be seen first.
+        """
         last = self.picture()
         end = time.monotonic() + SECONDS
         while time.monotonic() < end:
             time.sleep(1.0)
             now = self.picture()
-            if min(self.resolution) >= smallest and np.abs(now - last).max() < 0.02 and now.std() > 0.05:
+            if max(self.resolution) == fine and np.abs(now - last).max() < 0.02 and now.std() > 0.05:
                 return now
             last = now
         raise AssertionError("the picture does not come to rest")

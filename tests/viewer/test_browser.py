@@ -85,7 +85,7 @@ def window(browser, viewer: str) -> AvatarPage:
 
 @pytest.fixture(scope="module")
 def neutral(window: AvatarPage) -> np.ndarray:
-    picture = window.settled()
+    picture = window.settled(FINE)
     keep(window, "first_sight")
     return picture
 
@@ -117,12 +117,12 @@ def test_the_avatar_stands_upright_in_the_middle_and_the_page_has_no_errors(wind
 def test_dragging_a_slider_changes_the_mouth_and_reset_brings_it_back(window: AvatarPage, neutral: np.ndarray):
     window.drag("open")
     until(lambda: window.value("open") > 0.2, "the slider's number follows")
-    moved = window.settled()
+    until(lambda: (change(window.picture(), neutral) > 0.12).sum() > 30, "the picture follows")
+    moved = window.settled(FINE)
     keep(window, "jaw_open")
     where = np.argwhere(change(moved, neutral) > 0.12)
     rows = subject(neutral).any(1).nonzero()[0]
     columns = subject(neutral).any(0).nonzero()[0]
-    assert len(where) > 30
     y, x = np.median(where, axis=0)
     # the face is in the upper half of a portrait, the mouth in its middle
     assert rows[0] + 0.2 * len(rows) < y < rows[0] + 0.75 * len(rows)
@@ -158,11 +158,15 @@ def test_going_beyond_training_needs_the_switch(window: AvatarPage):
 
 
 def test_play_advances_and_a_second_window_sees_the_same_expression(browser, window: AvatarPage, viewer: str):
+    mine = window.settled(FINE)
     other = AvatarPage(browser.new_context(viewport={"width": 700, "height": 480}), viewer)
     other.page.get_by_text("2 windows open").wait_for()
-    camera = window.settled()
+    front = other.settled(FINE)
     other.button("back")
-    assert change(window.settled(), camera).max() < 0.1  # each has its own camera
+    until(lambda: change(other.picture(), front).mean() > 0.03, "the other window turns")
+    # each has its own camera; a window in the background shows its pictures late, so that this one may still be coarse
+    assert change(window.picture(), mine).mean() < 0.5 * change(other.picture(), front).mean()
+    assert window.errors == []
     window.button("smile")
     until(lambda: other.value("smile left") > 0.1, "the other window's slider follows")
     window.tab("Play")
@@ -203,13 +207,13 @@ def test_a_pose_is_saved_and_a_bad_one_is_refused_by_name(window: AvatarPage, tm
 
 
 def test_inspection_shows_the_template_and_the_training_frame(window: AvatarPage, neutral: np.ndarray):
-    plain = window.settled()
+    plain = window.settled(FINE)
     window.tab("Inspect")
     window.button("Nearest to this view")
     window.page.locator("img[alt=frame]").wait_for()
     window.field("template as wireframe").click()
     until(lambda: change(window.picture(), plain)[subject(plain)].mean() > 0.02, "the wireframe is drawn")
-    window.settled()
+    window.settled(FINE)
     keep(window, "inspect")
     window.field("template as wireframe").click()
     window.tab("Head, light")
