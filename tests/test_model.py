@@ -23,7 +23,7 @@ from threevp_nerfstudio.model.field import CanonicalSamples, FieldConfig, ThreeV
 from threevp_nerfstudio.model.model import ThreeVPModel, ThreeVPModelConfig
 from threevp_nerfstudio.model.occupancy import CanonicalOccupancy
 from threevp_nerfstudio.model.performance import Performance, light_turn
-from threevp_nerfstudio.model.ray_bank import MappedRays, RayBank
+from threevp_nerfstudio.model.ray_bank import MappedRays, RayBank, light_turns, turned_light
 
 GRID = HashGridConfig(levels=4, features=2, log2_size=12, coarsest=8, finest=64)
 
@@ -210,13 +210,11 @@ def test_a_partly_filled_bank_holds_no_more_than_was_inserted():
 
 
 def test_the_light_of_a_share_of_rays_turns_about_the_vertical():
-    rays = mapped(2000, 0)
-    light = torch.linalg.qr(torch.randn(2000, 4, 3, 3))[0][..., :2]  # the room's x and y axes, at right angles
-    rays = replace(rays, light=light)
-    assert rays.with_light_turned(0.0, torch.Generator()) is rays
-    turned = rays.with_light_turned(0.25, torch.Generator().manual_seed(0)).light
-    cosine = (turned * light).sum(2)  # of the angle by which each axis has turned
-    moved = cosine[:, 0, 0] < 1 - 1e-5
+    light = torch.linalg.qr(torch.randn(2000, 3, 3))[0][..., :2]  # the room's x and y axes, at right angles
+    assert light_turns(2000, 0.0, torch.Generator(), light.device) is None
+    turned = turned_light(light, light_turns(2000, 0.25, torch.Generator().manual_seed(0), light.device))
+    cosine = (turned * light).sum(1)  # of the angle by which each axis has turned
+    moved = cosine[:, 0] < 1 - 1e-5
     assert moved.float().mean() == pytest.approx(0.25, abs=0.03)
     torch.testing.assert_close(cosine[..., 0], cosine[..., 1], atol=1e-4, rtol=0)
     torch.testing.assert_close(cosine[moved].mean(), torch.tensor(0.0), atol=0.1, rtol=0)

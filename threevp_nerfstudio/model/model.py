@@ -13,7 +13,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
@@ -23,6 +22,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from threevp_nerfstudio.capture.capture import Capture
+from threevp_nerfstudio.geometry.vectors import unit
 from threevp_nerfstudio.kernels.hull import posed_hull
 from threevp_nerfstudio.kernels.march import MarchedSamples, MarchSettings, march
 from threevp_nerfstudio.model import losses
@@ -34,7 +34,7 @@ from threevp_nerfstudio.model.metrics import ImageMetrics, comparison
 from threevp_nerfstudio.model.occupancy import CanonicalOccupancy, OccupancyConfig, shell_cells
 from threevp_nerfstudio.model.perceptual import PerceptualLoss
 from threevp_nerfstudio.model.performance import PoseState, conditioning_range, performance_of
-from threevp_nerfstudio.model.ray_bank import MappedRays, RayBank, local_frames
+from threevp_nerfstudio.model.ray_bank import MappedRays, RayBank, light_turns, local_frames, turned_light
 from threevp_nerfstudio.model.refinement import FrameCorrections, RefinementConfig, head_pivot
 from threevp_nerfstudio.model.rendering import HULL_CELL, Inspection, StagedPose, render_rays
 from threevp_nerfstudio.model.second_pass import transmittance, worthwhile
@@ -173,9 +173,9 @@ class ThreeVPModel(Model):
     def after_step(self, step: int) -> None:
         """Keep the occupancy grid up to date."""
         config = self.config.occupancy
-        self.occupancy.update(
-            lambda x: self.field.density_at(x)[0], config.cells_per_step, config.decay, self.config.seed + step
-        )
+        if step % config.update_every == 0:
+            cells = config.cells_per_step * config.update_every
+            self.occupancy.update(lambda x: self.field.density_at(x)[0], cells, config.decay, self.config.seed + step)
         if step >= config.warmup and step % config.refresh_every == 0:
             self.occupancy.share()
             self.occupancy.refresh(config.threshold)
@@ -232,17 +232,18 @@ class ThreeVPModel(Model):
         patch = int(bundle.metadata["perceptual"].sum()) if "perceptual" in bundle.metadata else 0
         if patch:
             rays = rays.joined(fresh.rows(torch.arange(len(fresh) - patch, len(fresh), device=rays.t.device)))
-        rays = rays.with_light_turned(self.config.light_turned, generator)
+        turns = light_turns(len(rays), self.config.light_turned, generator, rays.t.device)
         unique, row = torch.unique(rays.frame, return_inverse=True)
         conditioning = self.condition(self.performance.at_frames(unique))
         corrected = self.corrections is not None and self.step >= self.config.refinement.start
 
         def packed(mask: Tensor) -> CanonicalSamples:
             place = mask.nonzero(as_tuple=True)
+            light = rays.light[place].float()
             samples = CanonicalSamples(
                 position=rays.position[place],
-                light=rays.light[place].float(),
-                direction=F.normalize(rays.along[place].float(), dim=-1),
+                light=light if turns is None else turned_light(light, turns[place[0]]),
+                direction=unit(rays.along[place].float()),
                 conditioning=conditioning,
                 frame=row[place[0]],
             )

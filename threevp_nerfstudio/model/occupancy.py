@@ -47,7 +47,9 @@ class OccupancyConfig:
     warmup: int = 150
     """Steps before cells are emptied."""
     cells_per_step: int = 1536
-    """Cells evaluated in each training step."""
+    """Cells evaluated per training step."""
+    update_every: int = 8
+    """Steps whose cells are evaluated at once: many in a row find the hash tables in the processor's cache."""
     decay: float = 0.7
     """Of a cell's density at each evaluation."""
     refresh_every: int = 32

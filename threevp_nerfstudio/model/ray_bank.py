@@ -19,6 +19,8 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from threevp_nerfstudio.geometry.vectors import unit
+
 
 @dataclass(frozen=True)
 class MappedRays:
@@ -69,16 +71,6 @@ class MappedRays:
         return replace(
             self, patch=self.patch[rows, pick][:, None], position=self.position + moved, t=self.t + slide
         )
-
-    def with_light_turned(self, share: float, generator: torch.Generator) -> MappedRays:
-        """The light of a share of the rays turned about the room's vertical axis by any angle; 0 changes nothing."""
-        if share <= 0.0:
-            return self
-        chance = torch.rand(2, len(self), generator=generator, device=generator.device).to(self.t.device)
-        angle = torch.where(chance[0] < share, chance[1] * (2.0 * torch.pi), 0.0)
-        c, s = angle.cos(), angle.sin()
-        turn = torch.stack([torch.stack([c, s], -1), torch.stack([-s, c], -1)], -2)  # rows: the old axes
-        return replace(self, light=unit_columns(self.light.float() @ turn[:, None]))
 
     @property
     def target(self) -> Float[Tensor, "R 4"]:
@@ -139,8 +131,19 @@ def local_frames(
     sample."""
     both = torch.cat([room[:, :, :2], directions[:, :, None], across], -1)
     local = torch.einsum("rsij,rjk->rsik", M, both)
-    return unit_columns(local[..., :2]), local[..., 2], local[..., 3:]
+    return unit(local[..., :2], dim=-2), local[..., 2], local[..., 3:]
 
 
-def unit_columns(x: Float[Tensor, "*n 3 k"]) -> Float[Tensor, "*n 3 k"]:
-    return x / x.norm(dim=-2, keepdim=True).clamp_min(1e-6)
+def light_turns(count: int, share: float, generator: torch.Generator, device: torch.device) -> Float[Tensor, "R"] | None:
+    """Angles by which the light of each ray is turned: any for a share of them, 0 for the others. None: no ray's is."""
+    if share <= 0.0:
+        return None
+    chance = torch.rand(2, count, generator=generator, device=generator.device).to(device)
+    return torch.where(chance[0] < share, chance[1] * (2.0 * torch.pi), 0.0)
+
+
+def turned_light(light: Float[Tensor, "N 3 2"], angle: Float[Tensor, "N"]) -> Float[Tensor, "N 3 2"]:
+    """The room turned about its vertical axis: its x and y axes in local canonical frames, before and after."""
+    x, y = light.unbind(-1)
+    c, s = angle.cos()[:, None], angle.sin()[:, None]
+    return unit(torch.stack([c * x - s * y, s * x + c * y], -1), dim=-2)

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from threevp_nerfstudio.geometry.vectors import unit
 from threevp_nerfstudio.kernels.hull import PosedHull
 from threevp_nerfstudio.kernels.march import MarchedSamples
 from threevp_nerfstudio.kernels.surface import PosedSurface
@@ -117,7 +117,7 @@ def _add_part(
     packed = weights[mask]
     seen = (packed > INVISIBLE).nonzero().squeeze(-1)
     rgb = torch.zeros(len(packed), 3, device=packed.device)
-    rgb[seen], _ = field.color(features[seen], _unit(samples.light[seen]), F.normalize(samples.direction[seen], dim=-1))
+    rgb[seen], _ = field.color(features[seen], unit(samples.light[seen], dim=-2), unit(samples.direction[seen]))
     rendered = accumulate(weights, rgb, t, mask)
     film.rgb[rays] += rendered.rgb
     film.accumulation[rays] += rendered.accumulation
@@ -148,7 +148,3 @@ def _samples(
         conditioning=conditioning,
         frame=torch.zeros(len(ray), dtype=torch.int64, device=M.device),
     )
-
-
-def _unit(x: Float[Tensor, "*n 3 k"]) -> Float[Tensor, "*n 3 k"]:
-    return x / x.norm(dim=-2, keepdim=True).clamp_min(1e-6)
