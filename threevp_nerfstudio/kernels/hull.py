@@ -2,18 +2,19 @@
 
 The occupancy grid lies in canonical space, so that one serves all poses; but asking it takes a nearest-triangle query
 for each point on the way. For a whole picture of one pose it pays to ask once for each coarse cell of posed space. Near
-the middle of a cell the map to canonical space is linear, so its parts can be looked up without further queries, and
-triangles are queried only inside of what is left: a hull of some millimetres round what the field fills.
+the middle of a cell the map to canonical space is linear, so its parts can be looked up without further queries, and so can
+points in the parts that are left: triangles are queried only within millimetres of what the field fills.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 import warp as wp
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from threevp_nerfstudio.kernels.runtime import array, launch
@@ -24,6 +25,10 @@ PARTS = wp.constant(3)
 """Parts of a cell along each axis; 27 of them are the bits of one number."""
 LINEAR = wp.constant(0.25)
 """Of the side of a cell: the most by which a neighbour may differ from what the linear map says."""
+TOLERANCE = wp.constant(0.002)
+"""Metres by which the linear map of a cell may be wrong inside of it, where it does not break."""
+BROKEN = wp.constant(1 << 30)
+"""Bit of cells in which the map breaks."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,11 @@ class PosedHull:
     away: UInt8[Tensor, "X Y Z"]
     """0: something may be in the cell; else the Chebyshev distance in cells to the nearest such, saturated."""
     parts: Int[Tensor, "X Y Z"]
-    """Bits of the parts of the cell to look at, x fastest."""
+    """Bits of the parts of the cell to look at, x fastest; and `BROKEN`."""
+    position: Float[Tensor, "X Y Z 3"]
+    """Canonical position of the cell's centre, where something may be in it."""
+    M: Float[Tensor, "X Y Z 3 3"]
+    """Linear part of the map to canonical space there."""
     lower: tuple[float, float, float]
     """Lower corner, metres."""
     cell: float
@@ -57,6 +66,32 @@ def clearance(
         wp.max(wp.abs(wp.floor(g[0]) - float(i)), wp.abs(wp.floor(g[1]) - float(j))), wp.abs(wp.floor(g[2]) - float(k))
     )
     return (outside + float(away) - 1.0) * cell
+
+
+@wp.func
+def filled(g: wp.vec3, skip: wp.array3d(dtype=wp.uint8)) -> int:
+    """Whether rays have to look at the cell of the canonical occupancy grid at `g`, in cells."""
+    x = int(wp.floor(g[0]))
+    y = int(wp.floor(g[1]))
+    z = int(wp.floor(g[2]))
+    if x < 0 or y < 0 or z < 0 or x >= skip.shape[0] or y >= skip.shape[1] or z >= skip.shape[2]:
+        return int(0)
+    away = int(skip[x, y, z])
+    if away == 0 or away >= 254:
+        return int(1)
+    return int(0)
+
+
+@wp.func
+def filled_near(p: wp.vec3, skip: wp.array3d(dtype=wp.uint8), grid_origin: wp.vec3, cell: float) -> int:
+    """Whether rays have to look at a cell within `TOLERANCE` of a canonical position along each axis."""
+    g = (p - grid_origin) / cell
+    e = TOLERANCE / cell
+    for corner in range(8):
+        offset = wp.vec3(float(2 * (corner & 1) - 1), float((corner & 2) - 1), float((corner >> 1 & 2) - 1))
+        if filled(g + e * offset, skip) == 1:
+            return int(1)
+    return int(0)
 
 
 @wp.kernel(enable_backward=False)
@@ -133,8 +168,10 @@ def _look_up(
                 middle = 0.5 * float(PARTS - 1)
                 offset = side * wp.vec3(float(i) - middle, float(j) - middle, float(k) - middle)
                 # where the map breaks, all of the cell has to be looked at
-                if broken > 0 or clearance(here + m * offset, skip, grid_origin, cell) <= 0.866 * side + 0.002:
+                if broken > 0 or clearance(here + m * offset, skip, grid_origin, cell) <= 0.866 * side + TOLERANCE:
                     bits = bits | (1 << (i + PARTS * (j + PARTS * k)))
+    if broken > 0:
+        bits = bits | BROKEN
     parts[x, y, z] = bits
 
 
@@ -172,9 +209,17 @@ def posed_hull(
     for _ in range(FARTHEST - 1):
         seen = _grow(seen)
         away += ~seen
-    return PosedHull(away, parts, lower, cell)
+    return PosedHull(away, parts, position, M, lower, cell)
 
 
 def _grow(cells: Tensor) -> Tensor:
     """One cell in every direction, corners included."""
     return F.max_pool3d(cells[None].float(), 3, 1, 1)[0] > 0
+
+
+@cache
+def no_hull(device: torch.device) -> PosedHull:
+    """For rays of several poses: its cells have no size, which means that there are none."""
+    away, parts = (torch.zeros(1, 1, 1, dtype=dtype, device=device) for dtype in (torch.uint8, torch.int32))
+    position, M = torch.zeros(1, 1, 1, 3, device=device), torch.zeros(1, 1, 1, 3, 3, device=device)
+    return PosedHull(away, parts, position, M, (0.0, 0.0, 0.0), 0.0)

@@ -15,7 +15,7 @@ import warp as wp
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from threevp_nerfstudio.kernels.hull import PARTS, PosedHull
+from threevp_nerfstudio.kernels.hull import BROKEN, PARTS, PosedHull, filled_near, no_hull
 from threevp_nerfstudio.kernels.runtime import array, launch
 from threevp_nerfstudio.kernels.surface import PosedSurface, canonical_point
 
@@ -93,8 +93,13 @@ def free_distance(
     d: wp.vec3,
     away: wp.array3d(dtype=wp.uint8),
     parts: wp.array3d(dtype=wp.int32),
+    position: wp.array3d(dtype=wp.vec3),
+    M: wp.array3d(dtype=wp.mat33),
     lower: wp.vec3,
     cell: float,
+    skip: wp.array3d(dtype=wp.uint8),
+    grid_origin: wp.vec3,
+    grid_cell: float,
 ) -> float:
     """How far a ray at `p` may go before it comes to a part of the hull that has to be looked at; 0: look here."""
     g = (p - lower) / cell
@@ -108,12 +113,18 @@ def free_distance(
     low = base - wp.vec3(1.0, 1.0, 1.0) * float(cells - 1)
     side = float(2 * cells - 1)
     if cells == 0:
+        bits = parts[x, y, z]
         f = (g - base) * float(PARTS)
         i = wp.clamp(int(f[0]), 0, PARTS - 1)
         j = wp.clamp(int(f[1]), 0, PARTS - 1)
         k = wp.clamp(int(f[2]), 0, PARTS - 1)
-        if (parts[x, y, z] >> (i + PARTS * (j + PARTS * k))) & 1 == 1:
-            return float(0.0)
+        if (bits >> (i + PARTS * (j + PARTS * k))) & 1 == 1:
+            if bits & BROKEN != 0:
+                return float(0.0)
+            centre = lower + cell * (base + wp.vec3(0.5, 0.5, 0.5))
+            if filled_near(position[x, y, z] + M[x, y, z] * (p - centre), skip, grid_origin, grid_cell) == 1:
+                return float(0.0)
+            return float(1.0e-6)
         side = 1.0 / float(PARTS)
         low = base + wp.vec3(float(i), float(j), float(k)) * side
     # to the wall of the free cube
@@ -144,6 +155,8 @@ def _march(
     cell: float,
     hull_away: wp.array3d(dtype=wp.uint8),
     hull_parts: wp.array3d(dtype=wp.int32),
+    hull_position: wp.array3d(dtype=wp.vec3),
+    hull_M: wp.array3d(dtype=wp.mat33),
     hull_lower: wp.vec3,
     hull_cell: float,
     base_step: float,
@@ -183,7 +196,10 @@ def _march(
                 jitter = wp.randf(random)
             t = bounds[0] + (float(k) + jitter) * step
             if hull_cell > 0.0:
-                free = free_distance(o + t * d, d, hull_away, hull_parts, hull_lower, hull_cell)
+                free = free_distance(
+                    o + t * d, d, hull_away, hull_parts, hull_position, hull_M, hull_lower, hull_cell,
+                    skip, grid_origin, cell,
+                )
                 if free > 0.0:
                     k += wp.max(1, int(wp.floor(free / step)))
                     continue
@@ -262,8 +278,8 @@ def march(
     begin = torch.zeros(0, dtype=torch.int32, device=device) if start is None else start.int().contiguous()
     lower = surface.posed.amin(1) - settings.reach
     upper = surface.posed.amax(1) + settings.reach
-    hull_away = torch.zeros(1, 1, 1, dtype=torch.uint8, device=device) if hull is None else hull.away
-    hull_parts = torch.zeros(1, 1, 1, dtype=torch.int32, device=device) if hull is None else hull.parts
+    if hull is None:
+        hull = no_hull(device)
     launch(
         _march,
         R,
@@ -281,10 +297,12 @@ def march(
             array(occupancy.skip, wp.uint8),
             wp.vec3(*occupancy.origin),
             float(occupancy.cell),
-            array(hull_away, wp.uint8),
-            array(hull_parts),
-            wp.vec3() if hull is None else wp.vec3(*hull.lower),
-            0.0 if hull is None else float(hull.cell),
+            array(hull.away, wp.uint8),
+            array(hull.parts),
+            array(hull.position, wp.vec3),
+            array(hull.M, wp.mat33),
+            wp.vec3(*hull.lower),
+            float(hull.cell),
             float(settings.step),
             float(settings.reach),
             int(settings.stop_at_hidden),
