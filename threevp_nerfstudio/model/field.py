@@ -24,6 +24,7 @@ from nerfstudio.fields.base_field import Field
 from torch import Tensor, nn
 
 from threevp_nerfstudio.model.blendfields import BlendfieldConfig, Blendfields
+from threevp_nerfstudio.model.compiled import CompiledNetwork
 from threevp_nerfstudio.model.encodings import HashGrid, HashGridConfig, Implementation, mlp, spherical_harmonics
 
 DENSITY_BIAS = 3.0
@@ -111,13 +112,21 @@ class ThreeVPField(Field):
         self.blendfields_enabled = True
         self.network_dtype = torch.float32
         """Precision of the networks of density and colour; positions, grids and densities stay in single precision."""
+        self.compiled: dict[nn.Module, CompiledNetwork] = {}
+        """What to call in place of a network; see `compile_networks`."""
+
+    def compile_networks(self) -> None:
+        """Run the networks of density and colour through torch.compile."""
+        networks = (self.density_net, self.color_net, self.view_net)
+        self.compiled = {net: CompiledNetwork(net) for net in networks if net is not None}
 
     def network(self, net: nn.Module, x: Float[Tensor, "N A"]) -> Float[Tensor, "N B"]:
         """A network in `network_dtype`; single precision goes in and comes out."""
+        run = self.compiled.get(net, net)
         if self.network_dtype == torch.float32:
-            return net(x)
+            return run(x)
         with torch.autocast(x.device.type, dtype=self.network_dtype):
-            return net(x).float()
+            return run(x).float()
 
     def unit(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
         """Canonical metres to the unit cube; cells stay cubes."""
@@ -172,7 +181,7 @@ class ThreeVPField(Field):
         logit = self.network(self.color_net, torch.cat(inputs, -1))
         residual = None
         if self.view_net is not None:
-            residual = self.view_net(torch.cat([features, spherical_harmonics(direction, 2)], -1))
+            residual = self.network(self.view_net, torch.cat([features, spherical_harmonics(direction, 2)], -1))
             logit = logit + residual
         return torch.sigmoid(logit), residual
 

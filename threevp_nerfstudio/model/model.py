@@ -84,6 +84,9 @@ class ThreeVPModelConfig(ModelConfig):
     only; under other lights this gives it the mean of its colours, where otherwise they would be invented."""
     view_loss: float = 0.01
     """Weight of the view-dependent part of the colour, with appearance "light+view"."""
+    compile_networks: bool = False
+    """Run the networks of density and colour through torch.compile: fewer launches on a GPU. Compiling takes about a
+    minute at the first step; where it fails, there is one warning and training goes on without."""
     eval_num_rays_per_chunk: int = 1 << 16
     """Rays rendered at once."""
     seed: int = 0
@@ -120,6 +123,8 @@ class ThreeVPModel(Model):
             self.canonical.face_box,
             self.performance.num_conditioning,
         )
+        if self.config.compile_networks:
+            self.field.compile_networks()
         self.corrections = None
         if self.config.refinement.enabled:
             pivot, frames = head_pivot(capture.template), len(capture.frames)
