@@ -217,7 +217,7 @@ def test_the_light_of_a_share_of_rays_turns_about_the_vertical():
     moved = cosine[:, 0] < 1 - 1e-5
     assert moved.float().mean() == pytest.approx(0.25, abs=0.03)
     torch.testing.assert_close(cosine[..., 0], cosine[..., 1], atol=1e-4, rtol=0)
-    torch.testing.assert_close(cosine[moved].mean(), torch.tensor(0.0), atol=0.1, rtol=0)
+    assert (cosine[moved] < 1e-5).all()  # to where the place has not been lit from
     up, up_before = (torch.linalg.cross(x[..., 0], x[..., 1], dim=-1) for x in (turned, light))
     torch.testing.assert_close(up, up_before, atol=1e-4, rtol=0)  # the room stays upright
 

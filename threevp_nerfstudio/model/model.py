@@ -80,7 +80,7 @@ class ThreeVPModelConfig(ModelConfig):
     perceptual_loss: float = 0.0
     """Weight of LPIPS on patches of the training pictures; around 0.01. Needs AlexNet's weights on disk."""
     light_turned: float = 0.03
-    """Share of rays that learn their colour under a light turned by any angle. Each place has been lit from few sides
+    """Share of rays that learn their colour under a light turned by 90 to 270 degrees. Each place has been lit from few sides
     only; under other lights this gives it the mean of its colours, where otherwise they would be invented."""
     view_loss: float = 0.01
     """Weight of the view-dependent part of the colour, with appearance "light+view"."""

@@ -135,11 +135,12 @@ def local_frames(
 
 
 def light_turns(count: int, share: float, generator: torch.Generator, device: torch.device) -> Float[Tensor, "R"] | None:
-    """Angles by which the light of each ray is turned: any for a share of them, 0 for the others. None: no ray's is."""
+    """Angles by which the light of each ray is turned: 90 to 270 degrees for a share of them, 0 for the others. None: no
+    ray's is. Lights less far from its own each place has seen itself, while it turned in front of the camera."""
     if share <= 0.0:
         return None
     chance = torch.rand(2, count, generator=generator, device=generator.device).to(device)
-    return torch.where(chance[0] < share, chance[1] * (2.0 * torch.pi), 0.0)
+    return torch.where(chance[0] < share, (0.5 + chance[1]) * torch.pi, 0.0)
 
 
 def turned_light(light: Float[Tensor, "N 3 2"], angle: Float[Tensor, "N"]) -> Float[Tensor, "N 3 2"]:
