@@ -247,6 +247,7 @@ def make_nerfacto_trainee(config: ThreeVPTrainerConfig, device: str) -> Nerfacto
     ours, manager = config.pipeline.model, deepcopy(config.pipeline.datamanager)
     manager.train_num_rays_per_batch, manager.frames_per_step = ours.rays_per_step, BASELINE_FRAMES
     manager.neighbour_pixels = 0
+    manager.pixels = replace(manager.pixels, balanced=False)  # it has no template: background has to tell it what is empty
     torch.manual_seed(ours.seed)
     data = manager.setup(device=device, test_mode="val")
     dataset = data.train_dataset
