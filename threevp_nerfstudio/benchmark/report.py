@@ -124,7 +124,8 @@ def _plot_courses(courses: list[Course], path: Path) -> Path:
         axis.set(title={"val": "held-out performance", "static": "static frames"}[key], xlabel="seconds of training")
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("PSNR of the subject, dB")
-    axes[0].legend(fontsize=7)
+    names = axes[0].get_legend_handles_labels()
+    figure.legend(*names, loc="lower center", ncols=len(courses), fontsize=7, bbox_to_anchor=(0.5, -0.05))
     return _saved(figure, path)
 
 
@@ -138,6 +139,8 @@ def _plot_growth(growth: dict[str, list[Point]], path: Path) -> Path:
             spread = [[(s.median - s.low) * 1e3 for s in stats], [(s.high - s.median) * 1e3 for s in stats]]
             axis.errorbar(values, middle, spread, marker="o", capsize=2, label=label)
         axis.set(xlabel=name, xscale="log", yscale="log")
+        axis.set_xticks(values, [f"{value:,}" for value in values])
+        axis.set_xticks([], minor=True)
         axis.grid(alpha=0.3, which="both")
     for axis in axes[:, 0]:
         axis.set_ylabel("milliseconds")
@@ -156,5 +159,5 @@ def _pyplot() -> Any:
 
 def _saved(figure: Any, path: Path) -> Path:
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
     return path
