@@ -282,33 +282,34 @@ def test_empty_cells_give_no_samples():
     assert not marched(shell_view(occupied=False))[2].count.any()
 
 
-@pytest.mark.parametrize("seed", [-1, 3])
-def test_the_hull_loses_no_sample(seed: int):
-    """Rays from all sides at a moved and bent ball, of which a few patches are occupied."""
+@pytest.mark.parametrize(("seed", "cell", "patch"), [(-1, CELL, 5), (3, CELL, 5), (-1, 0.0025, 1)])
+def test_the_hull_loses_no_sample(seed: int, cell: float, patch: int):
+    """Rays from all sides at a moved and bent ball, of which a few patches, of so many cells, are occupied."""
     torch.manual_seed(1)
     vertices, faces = sphere()
     surface = surface_of(vertices, faces, 1)
     surface.update(bent(vertices, 0.001, np.random.default_rng(2))[None])
-    occupied = torch.nn.functional.max_pool3d((torch.rand(1, 32, 32, 32) < 0.001).float(), 5, 1, 2)[0] > 0
+    side = round(0.32 / cell)
+    occupied = torch.nn.functional.max_pool3d((torch.rand(1, side, side, side) < 0.001).float(), patch, 1, patch // 2)[0] > 0
     grown, skip = occupied, (~occupied).to(torch.uint8)
     for _ in range(5):
         grown = torch.nn.functional.max_pool3d(grown[None].float(), 3, 1, 1)[0] > 0
         skip += (~grown).to(torch.uint8)
-    view = OccupancyView(skip, (-0.16, -0.16, -0.16), CELL)
+    view = OccupancyView(skip, (-0.16, -0.16, -0.16), cell)
     origins = torch.nn.functional.normalize(torch.randn(500, 3), dim=-1)
     center = surface.posed[0].mean(0)
     directions = torch.nn.functional.normalize(center + torch.randn(500, 3) * 0.06 - origins, dim=-1)
-    hull = posed_hull(surface, skip, view.origin, CELL, REACH, 0.015)
+    hull = posed_hull(surface, skip, view.origin, cell, REACH, 0.015)
     assert 0.02 < (hull.away == 0).float().mean() < 0.6  # it is worth having
     slots = torch.zeros(500, dtype=torch.int64)
     settings = MarchSettings(0.002, REACH, 128)
     plain, hulled = (march(origins, directions, slots, surface, view, settings, seed, h) for h in (None, hull))
-    assert plain.count.sum() > 1000
+    assert plain.count.sum() > (1000 if patch > 1 else 10)
     if seed < 0:  # the same lattice: every sample of the plain walk is there (the plain one skips more boldly)
         for r in range(500):
             theirs = hulled.t[r, : hulled.count[r]]
             assert all((theirs - t).abs().min() < 1e-6 for t in plain.t[r, : plain.count[r]])
-    assert abs(int(hulled.count.sum()) - int(plain.count.sum())) < 0.05 * int(plain.count.sum())
+    assert abs(int(hulled.count.sum()) - int(plain.count.sum())) < max(0.05 * int(plain.count.sum()), 5)
 
 
 def test_a_seed_determines_the_samples():

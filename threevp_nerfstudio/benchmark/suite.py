@@ -225,8 +225,8 @@ class Suite:
         for size, zoom in views:
             name = f"{size}², {'frontal, as in the capture' if zoom == 1.0 else 'filled by the head'}"
             brief = self.effort.quick and not self.clock.cuda and (size, zoom) != (256, 1.0)
-            few = 1 if brief else repeats if self.clock.cuda else max(repeats * SIZES[0] ** 2 // size**2, 2)
-            stats[name] = picture_seconds(ours, size, few, zoom, warmup=0 if brief else 1)
+            fewer = repeats if self.clock.cuda else max(repeats * SIZES[0] ** 2 // size**2, 2)
+            stats[name] = picture_seconds(ours, size, 1 if brief else fewer, zoom, warmup=0 if brief else 1)
         for size in SIZES[: 1 if self.effort.quick else 2]:
             few = 2 if self.effort.quick else repeats
             stats[f"{size}², the first after a slider moved"] = slider_seconds(ours, size, few)

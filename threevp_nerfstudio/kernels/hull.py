@@ -84,7 +84,10 @@ def filled(g: wp.vec3, skip: wp.array3d(dtype=wp.uint8)) -> int:
 
 @wp.func
 def filled_near(p: wp.vec3, skip: wp.array3d(dtype=wp.uint8), grid_origin: wp.vec3, cell: float) -> int:
-    """Whether rays have to look at a cell within `TOLERANCE` of a canonical position along each axis."""
+    """Whether rays have to look at a cell within `TOLERANCE` of a canonical position along each axis. The corners of that
+    cube meet all of its cells only where cells are as large; smaller ones are always looked at."""
+    if cell < 2.0 * TOLERANCE:
+        return int(1)
     g = (p - grid_origin) / cell
     e = TOLERANCE / cell
     for corner in range(8):
