@@ -256,6 +256,41 @@ def test_training_rays_end_in_hidden_cells_and_pictures_go_on():
     assert (behind(training) == 1).all() and (behind(picture) > 3).all()
 
 
+@pytest.mark.parametrize("seed", [-1, 3])
+def test_thin_parts_are_sampled_in_quarters_of_a_step(seed: int):
+    """The half of a ball that faces the camera is thin: four times the samples of a quarter the width there, the rest as ever."""
+    vertices, faces = sphere()
+    start, rows = vertex_triangles(faces, len(vertices))
+    thin = torch.from_numpy(vertices[faces].mean(1)[:, 1] < 0)
+    tensors = [torch.from_numpy(x) for x in (vertices, faces, start, rows)]
+    torch.manual_seed(0)
+    origins, directions = (x[:32] for x in rays())
+    slots, settings = torch.zeros(32, dtype=torch.int64), MarchSettings(0.005, REACH, 128, stop_at_hidden=True)
+    made = []
+    for marks in (None, thin):
+        surface = PosedSurface(*tensors, 1, None, marks)
+        surface.update(torch.from_numpy(vertices)[None])
+        made.append(march(origins, directions, slots, surface, shell_view(), settings, seed))
+    plain, fine = made
+    front = lambda m: m.mask & (m.t < 0.99)  # noqa: E731
+    behind = lambda m: m.mask & (m.t > 1.02)  # noqa: E731
+    assert fine.width[front(fine)].max() < 0.0013 < plain.width[front(plain)].min()
+    assert 3.5 < front(fine).sum() / front(plain).sum() < 4.5
+    assert (fine.width[behind(fine)] > 0.004).float().mean() > 0.9
+    covered = [(m.width * m.mask).sum(1) for m in made]
+    torch.testing.assert_close(covered[0].mean(), covered[1].mean(), atol=0.004, rtol=0)
+    ends = fine.t + fine.width / 2
+    if seed < 0:  # steps do not overlap
+        assert (fine.t[:, 1:] - fine.width[:, 1:] / 2 - ends[:, :-1])[fine.mask[:, 1:]].min() > -1e-5
+    # the sample that ends a training ray closes it, as a whole step would
+    hidden = shell_view()
+    hidden.skip[:] = HIDDEN
+    surface = PosedSurface(*tensors, 1, None, thin)
+    surface.update(torch.from_numpy(vertices)[None])
+    ended = march(origins, directions, slots, surface, hidden, settings, seed)
+    assert (ended.count == 1).all() and torch.allclose(ended.width[:, 0], torch.tensor(0.005))
+
+
 def test_a_walk_in_parts_finds_the_same_samples():
     vertices, faces = sphere()
     surface = surface_of(vertices, faces, 1)

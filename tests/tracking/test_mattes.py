@@ -13,7 +13,7 @@ from PIL import Image
 from tests.tracking.footage_files import scene
 from threevp_nerfstudio.errors import FootageError
 from threevp_nerfstudio.tracking import mediapipe_home
-from threevp_nerfstudio.tracking.background import diverse, from_plate, learn_background
+from threevp_nerfstudio.tracking.background import diverse, from_plate, learn_background, look_closer
 from threevp_nerfstudio.tracking.mattes import (
     fill_holes,
     guided_filter,
@@ -65,6 +65,20 @@ def test_the_room_is_learned_where_it_is_uncovered(known):
     assert not room.known[masks.all(0)].any()  # what is always covered stays unknown
     assert room.known[~masks.any(0)].mean() > 0.8
     assert np.abs(room.colour - wall)[room.known].mean() < 2.5
+
+
+def test_the_room_right_beside_the_subject_is_learned_from_finished_mattes(known):
+    pictures, masks, P, wall = known
+    room = learn_background(pictures, P)
+    closer = look_closer(room, pictures, P, 255 * masks.astype(np.uint8))
+    new = closer.known & ~room.known
+    assert new.sum() > 0.02 * masks[0].sum()
+    assert np.abs(closer.colour - wall)[new].mean() < 3.0
+    assert not closer.known[masks.all(0)].any()
+    # what changes its colour all the time is the subject, though the mattes leave it out
+    flicker = pictures.copy()
+    flicker[:, new] = np.random.default_rng(1).integers(0, 255, (len(pictures), 1, 3))
+    assert not (look_closer(room, flicker, P, np.zeros_like(P)).known & new).any()
 
 
 def test_an_arm_that_rests_is_no_part_of_the_room():

@@ -43,6 +43,21 @@ def part_vertices(template: RiggedTemplate) -> dict[str, Int[Array, "n"]]:
     return {name: index for name, index in parts.items() if len(index) >= 3}
 
 
+def thin_faces(template: RiggedTemplate) -> Bool[Array, "F"]:
+    """Triangles of lids and lips and of what lies right behind them: skin that is a millimetre or two thick when eyes
+    and mouth are shut."""
+    thin = np.zeros(len(template.vertices), dtype=bool)
+    for words, channels in ((EYE_WORDS, EYE_CHANNELS), (MOUTH_WORDS, MOUTH_CHANNELS)):
+        inner = _by_region(template, words)
+        if inner is None:
+            by_motion = _by_channels(template, channels)
+            thin |= False if by_motion is None else by_motion
+        else:
+            rim = _grow(template, inner, LIP_MARGIN) & ~inner
+            thin |= rim | (inner & _grow(template, rim, LIP_MARGIN)) if rim.any() else inner
+    return thin[template.faces].any(1)
+
+
 def moved_vertices(template: RiggedTemplate, threshold: float = 5e-4) -> Bool[Array, "V"]:
     """Vertices that some expression channel moves by more than `threshold` metres per unit."""
     if template.expression_basis.shape[0] == 0:

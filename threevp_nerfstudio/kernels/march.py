@@ -1,8 +1,9 @@
 """Marching rays through posed space: where to put samples, and where each lies in canonical space.
 
-One Warp kernel walks every ray along a lattice of step `step`. At each lattice point the nearest triangle of the posed
-template gives either the distance that can be skipped, or a canonical point, whose cell in the canonical occupancy
-grid says whether the field has anything there. Only occupied points become samples. The walk ends at the far bound,
+One Warp kernel walks every ray along a lattice of step `step`; where the template is thin (lids, lips) in quarters of it, as
+a whole step could pass through a closed lid. At each lattice point the nearest triangle of the posed template gives
+either the distance that can be skipped, or a canonical point, whose cell in the canonical occupancy grid says
+whether the field has anything there. Only occupied points become samples. The walk ends at the far bound,
 at `max_samples`, or (in training) in a cell that is hidden from everywhere. A ray that would need more samples
 than there is room for is walked again at twice the step, so that no ray is cut short in front of its surface; or,
 for pictures, in parts: whoever evaluates the field knows after each part which rays still let light through.
@@ -20,6 +21,8 @@ from threevp_nerfstudio.kernels.runtime import array, launch
 from threevp_nerfstudio.kernels.surface import PosedSurface, canonical_point
 
 MAX_PASSES = wp.constant(4)
+QUARTERS = wp.constant(4)
+"""Parts of a step that are walked one by one where the template is thin."""
 CORE = 255
 """`skip` of cells in which rays end."""
 HIDDEN = 254
@@ -150,6 +153,7 @@ def _march(
     canonical: wp.array(dtype=wp.vec3),
     maps: wp.array2d(dtype=wp.mat33),
     own_space: wp.array(dtype=float),
+    thin: wp.array(dtype=wp.uint8),
     skip: wp.array3d(dtype=wp.uint8),
     grid_origin: wp.vec3,
     cell: float,
@@ -181,7 +185,7 @@ def _march(
     search = 3.0 * reach
     random = wp.rand_init(seed, r)
     count = int(0)
-    step = float(base_step)
+    quarter = float(base_step) / float(QUARTERS)
     for attempt in range(MAX_PASSES):
         count = int(0)
         k = int(0)
@@ -189,24 +193,32 @@ def _march(
             k = start[r]
         bound = float(search)  # no nearest point is farther: its distance grows at most as fast as the ray advances
         last = float(0.0)
-        steps = int(wp.ceil((bounds[1] - bounds[0]) / step))
+        steps = int(wp.ceil((bounds[1] - bounds[0]) / quarter))
+        careful = bool(False)
         while k < steps and count < room:
+            stride = int(QUARTERS)
+            if careful or k % QUARTERS != 0:
+                stride = int(1)
+            width = float(stride) * quarter
             jitter = float(0.5)
             if seed >= 0:
                 jitter = wp.randf(random)
-            t = bounds[0] + (float(k) + jitter) * step
+            t = bounds[0] + float(k) * quarter + jitter * width
             if hull_cell > 0.0:
                 free = free_distance(
                     o + t * d, d, hull_away, hull_parts, hull_position, hull_M, hull_lower, hull_cell,
                     skip, grid_origin, cell,
                 )
                 if free > 0.0:
-                    k += wp.max(1, int(wp.floor(free / step)))
+                    k += stride * wp.max(1, int(wp.floor(free / width)))
                     continue
-            bound = wp.min(search, bound + (t - last) + 1.0e-5)
+            bound = wp.min(search, bound + wp.abs(t - last) + 1.0e-5)
             last = float(t)
             hit = canonical_point(o + t * d, meshes[slot], slot, faces, canonical, maps, own_space, bound)
-            advance = float(step)
+            careful = hit.found == 1 and hit.distance <= reach and thin[hit.face] == wp.uint8(1)
+            if careful and stride > 1:
+                continue  # once more from where this step began
+            advance = float(width)
             if hit.found == 0:
                 advance = search - reach
                 bound = float(search)
@@ -225,26 +237,28 @@ def _march(
                     away = int(skip[x, y, z])
                     if away == 0 or away == HIDDEN_CELL:
                         out_t[r, count] = t / length
-                        out_width[r, count] = step
+                        out_width[r, count] = width
                         out_position[r, count] = hit.position
                         out_M[r, count] = hit.M
-                        count += 1
                         if away != 0 and stop_at_hidden != 0:
+                            # a whole step closes the ray; what a quarter of one let through would be background
+                            out_width[r, count] = float(QUARTERS) * quarter
                             k = steps
+                        count += 1
                     elif away == CORE_CELL:
                         k = steps
                     else:
                         # another part of the surface may be no farther than this one, and what lies round it
                         # has its own place in canonical space: do not skip past it
                         advance = wp.min(float(away - 1) * cell, 0.5 * hit.distance)
-            k += wp.max(1, int(wp.floor(advance / step)))
+            k += stride * wp.max(1, int(wp.floor(advance / width)))
         if start.shape[0] > 0:
             if k < steps:
                 out_next[r] = k
             break
         if k >= steps:
             break
-        step = step * 2.0
+        quarter = quarter * 2.0
     out_count[r] = count
 
 
@@ -294,6 +308,7 @@ def march(
             array(surface.canonical, wp.vec3),
             array(surface.maps, wp.mat33),
             array(surface.own_space),
+            array(surface.thin, wp.uint8),
             array(occupancy.skip, wp.uint8),
             wp.vec3(*occupancy.origin),
             float(occupancy.cell),

@@ -4,7 +4,7 @@
 import numpy as np
 import torch
 import warp as wp
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from threevp_nerfstudio.geometry.surface_frames import MAX_OFFSET_GROWTH, MAX_STRETCH
@@ -17,9 +17,10 @@ OFFSET_LIMIT = wp.constant(MAX_OFFSET_GROWTH)
 @wp.struct
 class CanonicalPoint:
     """What the map gives for one point: `found` is 0 beyond the search distance. `own` is how far the own space of the
-    nearest surface reaches; a point farther out has its canonical place among other parts."""
+    nearest surface, triangle `face`, reaches; a point farther out has its canonical place among other parts."""
 
     found: int
+    face: int
     distance: float
     own: float
     position: wp.vec3
@@ -54,6 +55,7 @@ def canonical_point(
         if growth > OFFSET_LIMIT:
             moved = moved * (OFFSET_LIMIT / growth)
         out.found = 1
+        out.face = query.face
         out.distance = distance
         out.position = u * canonical[i] + v * canonical[j] + w * canonical[k] + moved
         out.M = M
@@ -160,6 +162,7 @@ class PosedSurface:
 
     Args:
         own_space: how far outside of each vertex marched rays find samples, metres; default: anywhere.
+        thin: bool, triangles at which marched rays take finer steps; default: none.
     """
 
     def __init__(
@@ -170,6 +173,7 @@ class PosedSurface:
         row_faces: Int[Tensor, "R"],
         num_slots: int = 1,
         own_space: Float[Tensor, "V"] | None = None,
+        thin: Bool[Tensor, "F"] | None = None,
     ) -> None:
         self.device = canonical.device
         self.canonical = canonical.contiguous().float()
@@ -178,6 +182,7 @@ class PosedSurface:
         self.row_start, self.row_faces = row_start, row_faces
         V = canonical.shape[0]
         self.own_space = canonical.new_full((V,), torch.inf) if own_space is None else own_space.contiguous().float()
+        self.thin = (torch.zeros(len(faces), device=self.device) if thin is None else thin).to(torch.uint8).contiguous()
         self.posed = self.canonical.repeat(num_slots, 1, 1)  # a copy, also for one slot
         self.maps = torch.zeros(num_slots, V, 3, 3, device=self.device)
         self._indices = array(self.flat_faces, wp.int32)

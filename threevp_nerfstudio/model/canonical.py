@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from threevp_nerfstudio.body.mesh import vertex_normals
-from threevp_nerfstudio.body.regions import moved_vertices
+from threevp_nerfstudio.body.regions import moved_vertices, thin_faces
 from threevp_nerfstudio.body.rig import Rig
 from threevp_nerfstudio.body.template import RiggedTemplate
 from threevp_nerfstudio.errors import CheckpointError
@@ -62,6 +62,7 @@ class CanonicalTemplate(nn.Module):
         radius = medial_radius(canonical, vertex_normals(canonical, template.faces), LARGEST_OWN_SPACE)
         own_space = torch.from_numpy(radius + OWN_SPACE_SLACK).float()
         self.register_buffer("own_space", own_space, persistent=False)
+        self.register_buffer("thin", torch.from_numpy(thin_faces(template)), persistent=False)
         moved = moved_vertices(template)
         box = np.zeros((2, 3), dtype=np.float32)
         if moved.any():
@@ -90,7 +91,7 @@ class CanonicalTemplate(nn.Module):
             raise CheckpointError(
                 f"the checkpoint was trained on another template ({tuple(saved.shape)[0]} vertices, the capture's "
                 f"has {own.shape[0]}{', of another shape' if saved.shape == own.shape else ''}). Point --data at the "
-                "capture that it was trained on, or train anew."
+                "capture that it was trained on, or train anew (also after an update that changed the template's teeth)."
             )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
@@ -99,7 +100,7 @@ class CanonicalTemplate(nn.Module):
         key = (str(self.vertices.device), slots)
         if key not in self._surfaces:
             mesh = (self.vertices, self.rig.faces, self.row_start, self.row_faces)
-            self._surfaces[key] = PosedSurface(*mesh, slots, self.own_space)
+            self._surfaces[key] = PosedSurface(*mesh, slots, self.own_space, self.thin)
         return self._surfaces[key]
 
     @torch.no_grad()

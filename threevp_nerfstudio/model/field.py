@@ -1,8 +1,12 @@
 """The avatar's radiance field: blendfields, canonical hash grid, density and colour.
 
     x^ = x_c + blendfields(x_c; jaw, psi)
-    (sigma, f) = MLP(hash(x^))
-    rgb = MLP(f, light, [view])
+    h = hash(x^)
+    (sigma, f) = MLP(h)
+    rgb = MLP(f, h, light, [view])
+
+Colour sees the hash encoding itself, not only what density hands on: with the latter alone, fine differences of hue (lips)
+are learned last.
 
 `light` is the rotation of the room in the local canonical frame. The lights stand still in the room while the subject
 turns, so in the avatar's own frame they turn; with one camera this is confounded with the view direction, and a field
@@ -42,7 +46,7 @@ class FieldConfig:
     hidden: int = 64
     """Width of the networks."""
     features: int = 15
-    """Features that density hands to colour."""
+    """Features that density hands to colour, beside the hash encoding."""
     expression: Literal["blendfields", "color", "none"] = "blendfields"
     """How expression enters beside the mesh: displacement fields (the method), density and colour conditioned on it
     (the paper's ablation), or not at all (coarse only)."""
@@ -99,8 +103,9 @@ class ThreeVPField(Field):
         self.density_net = mlp([self.grid.out_dim + extra, config.hidden, 1 + config.features])
         light_dim = 2 * ((config.light_degree + 1) ** 2 - 1) if "light" in config.appearance else 0
         view_dim = 15 if config.appearance == "view" else 0
-        self.color_net = mlp([config.features + light_dim + view_dim, config.hidden, config.hidden, 3])
-        self.view_net = mlp([config.features + 8, 16, 3]) if config.appearance == "light+view" else None
+        features = config.features + self.grid.out_dim
+        self.color_net = mlp([features + light_dim + view_dim, config.hidden, config.hidden, 3])
+        self.view_net = mlp([features + 8, 16, 3]) if config.appearance == "light+view" else None
         if self.view_net is not None:
             nn.init.zeros_(self.view_net[-1].weight)
             nn.init.zeros_(self.view_net[-1].bias)
@@ -159,15 +164,15 @@ class ThreeVPField(Field):
     def density_at(
         self, x: Float[Tensor, "N 3"], conditioning: Float[Tensor, "N C"] | None = None
     ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N D"]]:
-        """Density (1/m) and features at displaced canonical positions."""
-        h = self.grid(self.unit(x))
+        """Density (1/m) and features for `color` at displaced canonical positions."""
+        encoded = h = self.grid(self.unit(x))
         if self.config.expression == "color":
             if conditioning is None:
                 channels = self.density_net[0].in_features - h.shape[1]
                 conditioning = torch.zeros(len(h), channels, device=h.device)
             h = torch.cat([h, conditioning], -1)
         h = self.network(self.density_net, h)
-        return trunc_exp((h[:, 0] + DENSITY_BIAS).clamp_max(MAX_LOG_DENSITY)), h[:, 1:]
+        return trunc_exp((h[:, 0] + DENSITY_BIAS).clamp_max(MAX_LOG_DENSITY)), torch.cat([h[:, 1:], encoded], -1)
 
     def color(
         self, features: Float[Tensor, "N D"], light: Float[Tensor, "N 3 2"], direction: Float[Tensor, "N 3"]

@@ -21,6 +21,7 @@ from nerfstudio.models.base_model import Model, ModelConfig
 from torch import Tensor
 from torch.nn import Parameter
 
+from threevp_nerfstudio.body.teeth import with_teeth
 from threevp_nerfstudio.capture.capture import Capture
 from threevp_nerfstudio.geometry.vectors import unit
 from threevp_nerfstudio.kernels.hull import posed_hull
@@ -56,6 +57,8 @@ class ThreeVPModelConfig(ModelConfig):
     """Correction of noisy tracking while training."""
     mesh_expressions: tuple[str, ...] | None = None
     """Expression channels that move the mesh; None: all. All channels drive the blendfields either way."""
+    teeth: bool = True
+    """Where the template has no teeth, let invisible arches behind the lips carry the mouth's inside."""
     sample_step: float = 0.004
     """Distance between samples along a ray, metres."""
     max_samples: int = 32
@@ -101,7 +104,9 @@ class ThreeVPModel(Model):
     def populate_modules(self) -> None:
         super().populate_modules()
         capture: Capture = self.kwargs["metadata"]["capture"]
-        self.canonical = CanonicalTemplate(capture.template, self.config.mesh_expressions)
+        # a track of explicit vertices says nothing of how teeth would move
+        template = with_teeth(capture.template) if self.config.teeth and capture.motion.rigged else capture.template
+        self.canonical = CanonicalTemplate(template, self.config.mesh_expressions)
         self.performance = performance_of(capture)
         low, high = conditioning_range(self.performance, capture)
         self.register_buffer("conditioning_low", low)
@@ -112,7 +117,7 @@ class ThreeVPModel(Model):
         margin = occupancy.outside + occupancy.cell
         box = np.stack([vertices.min(0) - margin, vertices.max(0) + margin]).astype(np.float32)
         shell, core = shell_cells(
-            vertices, capture.template.faces, box, occupancy.cell, occupancy.outside, occupancy.inside
+            vertices, template.faces, box, occupancy.cell, occupancy.outside, occupancy.inside
         )
         self.occupancy = CanonicalOccupancy(
             torch.from_numpy(shell), torch.from_numpy(core), torch.from_numpy(box[0]), occupancy.cell

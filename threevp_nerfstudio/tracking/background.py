@@ -20,6 +20,12 @@ MARGIN = 0.02
 """Share of the picture's size that is kept clear of possible person."""
 STILL = 0.3
 """Share of the subject's core that keeps its colour in half of the pictures when the subject sits still."""
+CLEAR = 0.008
+"""Share of the picture's size that is kept clear of a finished matte."""
+COVERED, SURE_PERSON = 20, 230
+"""Alpha (of 255) from which a pixel may be the subject, and person probability from which it is."""
+STEADY = 4.0
+"""8-bit levels of deviation up to which a colour counts as always the same."""
 NOISE_FLOOR = 1.5
 """8-bit levels; codecs leave at least that."""
 
@@ -68,6 +74,26 @@ def learn_background(rgb: UInt8[Array, "K h w 3"], P: UInt8[Array, "K h w"]) -> 
         colour[new], noise[new] = more[new], more_noise[new]
         known = known | new
     return Background(colour, known, np.maximum(noise, NOISE_FLOOR))
+
+
+def look_closer(
+    room: Background, rgb: UInt8[Array, "K h w 3"], P: UInt8[Array, "K h w"], mattes: UInt8[Array, "K h w"]
+) -> Background:
+    """Learn what is still unknown right beside the subject, where the network's wide margin never lets anything count as free.
+
+    A pixel counts as room while a finished matte ends some pixels away, unless the network is sure of a person; and only
+    if it then always has the same colour, which a subject that moves does not have.
+    """
+    clear = max(3, round(CLEAR * max(room.known.shape)))
+    kernel = np.ones((2 * clear + 1, 2 * clear + 1), np.uint8)
+    free = np.stack([cv2.dilate((m >= COVERED).astype(np.uint8), kernel) == 0 for m in mattes])
+    colour, noise, count = _statistics(rgb, free & (P < SURE_PERSON) & ~room.known)
+    new = ~room.known & (count >= 3) & (noise < STEADY)
+    return Background(
+        np.where(new[..., None], colour, room.colour),
+        room.known | new,
+        np.where(new, np.maximum(noise, NOISE_FLOOR), room.noise),
+    )
 
 
 def _statistics(

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray as Array
 
 from threevp_nerfstudio.errors import FootageError
-from threevp_nerfstudio.tracking.background import Background, as_exposed, evidence, learn_background
+from threevp_nerfstudio.tracking.background import Background, as_exposed, evidence, learn_background, look_closer
 from threevp_nerfstudio.tracking.unmixing import unmixed
 
 Segment = Callable[[UInt8[Array, "h w 3"]], UInt8[Array, "h w"]]
@@ -201,10 +201,11 @@ def read_matte(file: Path) -> UInt8[Array, "H W"]:
         raise FootageError(f"{file} is not a readable matte ({error}); write it again.") from error
 
 
-def learn_room(rgb: UInt8[Array, "K h w 3"], P: UInt8[Array, "K h w"], rounds: int = 1) -> Background:
-    """The room behind diverse pictures; what the first mattes free is looked at again."""
-    room = learn_background(rgb, P)
-    for _ in range(rounds):
-        mattes = np.stack([refine(picture, p, room, None) for picture, p in zip(rgb, P, strict=True)])
-        room = learn_background(rgb, mattes)
-    return room
+def learn_room(rgb: UInt8[Array, "K h w 3"], P: UInt8[Array, "K h w"]) -> Background:
+    """The room behind diverse pictures; what the first mattes free is looked at again, and then what is beside the subject."""
+
+    def mattes(room: Background) -> UInt8[Array, "K h w"]:
+        return np.stack([refine(picture, p, room, None) for picture, p in zip(rgb, P, strict=True)])
+
+    room = learn_background(rgb, mattes(learn_background(rgb, P)))
+    return look_closer(room, rgb, P, mattes(room))
