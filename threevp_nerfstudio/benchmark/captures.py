@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import open3d
 from jaxtyping import Bool
 from PIL import Image
 
@@ -77,6 +76,8 @@ def retopologise(faces: int) -> Edit:
 
 def resampled_template(template: RiggedTemplate, faces: int) -> RiggedTemplate:
     """The same shape with another number of triangles; everything per vertex is interpolated on the old surface."""
+    import open3d  # needs libusb and libGL of the system, which other edits do without
+
     mesh = open3d.geometry.TriangleMesh(
         open3d.utility.Vector3dVector(template.vertices.astype(np.float64)),
         open3d.utility.Vector3iVector(template.faces.astype(np.int32)),

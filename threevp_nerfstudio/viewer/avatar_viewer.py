@@ -68,7 +68,7 @@ class AvatarViewer(ViewerControl):
         )
         everything = performance.at_frames(torch.arange(len(capture.frames), device=model.device))
         views = TrainingViews(capture.frames, training, everything.conditioning.cpu().numpy(), picture)
-        self.faces = capture.template.faces
+        self.faces = model.canonical.rig.faces.cpu().numpy()
         self.ui = Ui(self.viser_server, lambda error, window: self.panel.failed(error, window))
         hooks = Hooks(self.host.rerender, self.host.choose_output, self.host.split_with, self._show_frame)
         self.panel = Panel(self.ui, self.state, framing_about_head(model, capture), views, field_names(model), hooks)
@@ -169,14 +169,14 @@ def performance_seconds(capture: Capture) -> float:
 
 def framing_about_head(model: ThreeVPModel, capture: Capture) -> Framing:
     """As the capture's cameras frame the subject, but about the vertical axis through its head."""
-    frames, template = capture.frames, capture.template
+    frames, rig = capture.frames, model.canonical.rig
     vertices = model.canonical.vertices.cpu().numpy()
     middle = (vertices.min(0) + vertices.max(0)) / 2
     framing = framing_of(frames.camera_to_world, frames.focal[:, 1], frames.size[:, 1], middle)
-    heads = [i for i, name in enumerate(template.joint_names) if "head" in str(name).lower()]
+    heads = [i for i, name in enumerate(rig.joint_names) if "head" in str(name).lower()]
     if not heads:
         return framing
-    head = vertices[template.skin_weights[:, heads].sum(1) > 0.5]
+    head = vertices[(rig.skin_weights[:, heads].sum(1) > 0.5).cpu().numpy()]
     if len(head) == 0:
         return framing
     x, y = ((head.min(0) + head.max(0)) / 2)[:2]
