@@ -120,6 +120,13 @@ def samples(count: int = 50, seed: int = 0) -> CanonicalSamples:
     )
 
 
+def test_a_checkpoint_of_another_version_says_so():
+    saved = field().state_dict()
+    saved["color_net.0.weight"] = saved["color_net.0.weight"][:, 3:]
+    with pytest.raises(CheckpointError, match="another version"):
+        field().load_state_dict(saved)
+
+
 def test_blendfields_act_only_where_expression_moves_the_mesh():
     f = field()
     torch.nn.init.normal_(f.blendfields.net[-1].weight)

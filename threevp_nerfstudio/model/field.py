@@ -27,6 +27,7 @@ from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.fields.base_field import Field
 from torch import Tensor, nn
 
+from threevp_nerfstudio.errors import CheckpointError
 from threevp_nerfstudio.model.blendfields import BlendfieldConfig, Blendfields
 from threevp_nerfstudio.model.compiled import CompiledNetwork
 from threevp_nerfstudio.model.encodings import HashGrid, HashGridConfig, Implementation, mlp, spherical_harmonics
@@ -119,6 +120,15 @@ class ThreeVPField(Field):
         """Precision of the networks of density and colour; positions, grids and densities stay in single precision."""
         self.compiled: dict[nn.Module, CompiledNetwork] = {}
         """What to call in place of a network; see `compile_networks`."""
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        saved, own = state_dict.get(prefix + "color_net.0.weight"), self.color_net[0].weight
+        if saved is not None and saved.shape != own.shape:
+            raise CheckpointError(
+                f"the checkpoint's colour network is of another size ({tuple(saved.shape)}, here {tuple(own.shape)}): it was trained "
+                "with other settings, or by another version of threevp_nerfstudio. Train anew, or use that version."
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def compile_networks(self) -> None:
         """Run the networks of density and colour through torch.compile."""
