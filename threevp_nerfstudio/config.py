@@ -48,6 +48,7 @@ def method(
                 bank_size=bank,
                 sample_step=sample_step,
                 blendfields_start=steps // 4,
+                average_start=steps // 2,
             ),
         ),
         optimizers={

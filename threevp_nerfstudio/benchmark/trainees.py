@@ -24,6 +24,8 @@ from threevp_nerfstudio.model.model import ThreeVPModel
 
 BLENDFIELDS_FROM = 0.25
 """Part of the training after which blendfields set in; as in the methods' own schedules."""
+AVERAGED_FROM = 0.5
+"""Part of the training after which weights are averaged."""
 BASELINE_FRAMES = 8
 """Frames per step of methods without a bank of rays."""
 NEVER = 1 << 40
@@ -123,6 +125,7 @@ class AvatarTrainee(Trainee):
         super().schedule(progress)
         self.model.train()
         self.model.config.blendfields_start = 0 if progress >= BLENDFIELDS_FROM else NEVER
+        self.model.config.average_start = 0 if progress >= AVERAGED_FROM else NEVER
         self.model.before_step(self.steps)
 
     def after_step(self) -> None:

@@ -27,6 +27,7 @@ from threevp_nerfstudio.geometry.vectors import unit
 from threevp_nerfstudio.kernels.hull import posed_hull
 from threevp_nerfstudio.kernels.march import MarchedSamples, MarchSettings, march
 from threevp_nerfstudio.model import losses
+from threevp_nerfstudio.model.averaging import AveragedWeights
 from threevp_nerfstudio.model.canonical import CanonicalTemplate
 from threevp_nerfstudio.model.carving import empty_cells
 from threevp_nerfstudio.model.chunks import in_chunks
@@ -41,6 +42,8 @@ from threevp_nerfstudio.model.rendering import HULL_CELL, Inspection, StagedPose
 from threevp_nerfstudio.model.second_pass import transmittance, worthwhile
 from threevp_nerfstudio.model.volume import composite, over, packed_weights
 
+AVERAGE_EVERY = 4
+"""Steps between two looks at the weights."""
 BACKGROUNDS = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0), "gray": (0.5, 0.5, 0.5)}
 
 
@@ -72,6 +75,10 @@ class ThreeVPModelConfig(ModelConfig):
     get a fifth cheaper, but what should stay empty is held empty less firmly (at 0.25: 1.4 dB less at equal steps)."""
     blendfields_start: int = 1000
     """Training step at which the blendfields set in: the coarse field comes first."""
+    average_start: int = 2000
+    """Training step from which the field's weights are averaged; pictures are made of the average."""
+    average_decay: float = 0.997
+    """What a step leaves of that average; 0: no averaging."""
     background_color: Literal["white", "black", "gray"] = "white"
     """Behind the subject when rendering; `accumulation` is its alpha. Training uses random colours."""
     opacity_loss: float = 0.1
@@ -128,6 +135,7 @@ class ThreeVPModel(Model):
             self.canonical.face_box,
             self.performance.num_conditioning,
         )
+        self.averaged = AveragedWeights(self.field, self.config.average_decay)
         if self.config.compile_networks:
             self.field.compile_networks()
         self.corrections = None
@@ -181,7 +189,9 @@ class ThreeVPModel(Model):
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """Keep the occupancy grid up to date."""
+        """Keep the occupancy grid and the average of the weights up to date."""
+        if self.config.average_decay > 0 and step >= self.config.average_start and step % AVERAGE_EVERY == 0:
+            self.averaged.update(AVERAGE_EVERY)
         config = self.config.occupancy
         if step % config.update_every == 0:
             cells = config.cells_per_step * config.update_every
