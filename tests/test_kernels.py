@@ -41,10 +41,15 @@ def test_hash_grid_agrees_with_its_twin(features: int, device: str):
     points.requires_grad_()
     upstream = torch.randn(300, 5 * features, device=device)
     results = []
+    upstream[::7] = 0.0  # samples that no light gets to
+    moving = torch.arange(300, device=device) % 3 > 0
     for encode in (hash_encode, hash_encode_torch):
         out = encode(points, table, resolutions)
-        results.append((out, *torch.autograd.grad((out * upstream).sum(), (points, table))))
-    for fast, oracle, scale in zip(results[0], results[1], (1.0, 1024.0, 1.0), strict=True):
+        all_move = torch.autograd.grad((out * upstream).sum(), (points, table), retain_graph=True)
+        some_move = torch.autograd.grad((encode(points, table, resolutions, moving) * upstream).sum(), (points, table))
+        results.append((out, *all_move, *some_move))
+    assert not results[0][3][~moving].any()
+    for fast, oracle, scale in zip(results[0], results[1], (1.0, 1024.0, 1.0, 1024.0, 1.0), strict=True):
         torch.testing.assert_close(fast, oracle, rtol=1e-3, atol=2e-4 * scale)
 
 

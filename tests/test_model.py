@@ -136,6 +136,25 @@ def test_blendfields_act_only_where_expression_moves_the_mesh():
     assert inside.any() and not moved[~inside].any() and moved[inside].any()
 
 
+def test_what_blendfields_leave_alone_costs_no_gradients_and_changes_none():
+    f = field()
+    torch.nn.init.normal_(f.blendfields.net[-1].weight)
+    s = samples(400)
+    s = replace(s, conditioning=s.conditioning * torch.tensor([[0.0], [1.0]]))  # one frame is neutral
+    assert 0 < len(f.displaced(s)) < (f.face_window(s.position) > 0).sum()
+    gradients = []
+    for every_position in (False, True):  # with a gradient for positions themselves, all are worked out
+        f.zero_grad()
+        own = replace(s, position=s.position.clone().requires_grad_(every_position))
+        density, rgb, _, moved = f.evaluate(own)
+        (density.log().sum() + rgb.sum()).backward()
+        assert not moved[s.frame == 0].any() and moved[s.frame == 1].any()
+        gradients.append({name: p.grad.clone() for name, p in f.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys() and any(g.any() for n, g in gradients[0].items() if "blend" in n)
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("expression", ["blendfields", "color", "none"])
 @pytest.mark.parametrize("appearance", ["light", "light+view", "view", "none"])
 def test_every_choice_renders_with_finite_gradients(expression: str, appearance: str):
@@ -229,19 +248,34 @@ def test_the_light_of_a_share_of_rays_turns_about_the_vertical():
     torch.testing.assert_close(up, up_before, atol=1e-4, rtol=0)  # the room stays upright
 
 
+def test_a_batch_holds_the_rays_that_were_asked_for_packed():
+    rays = mapped(20, 0)
+    rays = replace(rays, count=torch.arange(20, dtype=torch.int32) % 5, frame=torch.arange(20))
+    batch = rays.batch(torch.tensor([3, 0, 7, 3]))
+    assert batch.frame.tolist() == [3, 0, 7, 3]
+    assert batch.place[0].tolist() == [0, 0, 0, 2, 2, 3, 3, 3] and batch.place[1].tolist() == [0, 1, 2, 0, 1, 0, 1, 2]
+    torch.testing.assert_close(batch.position, torch.cat([rays.position[3, :3], rays.position[7, :2], rays.position[3, :3]]))
+    torch.testing.assert_close(batch.light[3:5], rays.light[7, :2])
+    torch.testing.assert_close(batch.target, rays.patch[[3, 0, 7, 3], 4].float() / 255)  # each ray's own pixel
+    both = batch.joined(rays.batch(torch.tensor([9])))
+    assert len(both) == 5 and both.place[0].tolist() == [0, 0, 0, 2, 2, 3, 3, 3, 4, 4, 4, 4]
+    torch.testing.assert_close(both.position[8:], rays.position[9])
+
+
 def test_neighbours_move_to_their_pixel_and_keep_the_order_along_the_ray():
-    rays = mapped(200, 0)
-    moved = rays.neighbours(torch.Generator().manual_seed(0))
-    assert moved.patch.shape == (200, 1, 4)
+    rays, every = mapped(200, 0), torch.arange(200)
+    moved = rays.batch(every, torch.Generator().manual_seed(0))
+    position = moved.position.view(200, 4, 3)
     for r in range(200):
-        pixel = (rays.patch[r] == moved.patch[r]).all(-1).nonzero()[0, 0]
+        pixel = (rays.patch[r].float() / 255 == moved.target[r]).all(-1).nonzero()[0, 0]
         step = torch.tensor([pixel % 3 - 1, pixel // 3 - 1], dtype=torch.float32)
-        rest = moved.position[r] - rays.position[r] - rays.across[r] @ step
+        rest = position[r] - rays.position[r] - rays.across[r] @ step
         slide = (rest * rays.along[r]).sum(-1)  # what is left is a slide along the ray, the same for all samples
         torch.testing.assert_close(rest, slide[:, None] * rays.along[r], atol=1e-6, rtol=0)
         torch.testing.assert_close(slide, slide[:1].expand(4), atol=1e-6, rtol=0)
+        torch.testing.assert_close(moved.t[r] - rays.t[r], slide, atol=1e-6, rtol=0)
         assert slide[0].abs() <= 0.002 + 1e-6
-    assert torch.equal(rays.neighbours(torch.Generator().manual_seed(0)).position, moved.position)
+    assert torch.equal(rays.batch(every, torch.Generator().manual_seed(0)).position, moved.position)
 
 
 def test_a_neighbour_is_where_its_own_pixel_would_have_been_mapped(model: ThreeVPModel, tiny_capture: Path):

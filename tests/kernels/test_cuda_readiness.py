@@ -89,7 +89,6 @@ WAITING = {
 BUDGET = {
     "aten::nonzero": 3,  # samples are packed, and those in the face are: their numbers differ from step to step
     "aten::_unique2": 2,  # distinct frames of the fresh rays (to pose them) and of the batch
-    "boolean index": 4,  # weights and widths of packed samples
 }
 """How often a training step may wait for the device, and why. Lower is better; raise it only with a reason."""
 

@@ -39,7 +39,7 @@ class NerfstudioGrid(nn.Module):
             implementation="torch",
         )
 
-    def forward(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N D"]:
+    def forward(self, x: Float[Tensor, "N 3"], moving: Tensor | None = None) -> Float[Tensor, "N D"]:
         return self.encoding(x)
 
 
@@ -70,6 +70,7 @@ class UniformModel(ThreeVPModel):
         self.accumulate, self.expected = AccumulationRenderer(), DepthRenderer(method="expected")
 
     def after_step(self, step: int) -> None:
+        self.average_weights(step)
         self._staged = None
 
     def _training_outputs(self, bundle: RayBundle) -> dict[str, Tensor]:

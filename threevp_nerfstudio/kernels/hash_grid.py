@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import warp as wp
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from threevp_nerfstudio.kernels.runtime import array, launch
@@ -77,11 +77,15 @@ def _kernels(features: int):
         table: wp.array2d(dtype=vec),
         resolutions: wp.array(dtype=wp.int32),
         grad_out: wp.array2d(dtype=vec),
+        moving: wp.array(dtype=wp.bool),
         want_points: int,
         grad_table: wp.array2d(dtype=vec),
         grad_points: wp.array(dtype=wp.vec3),
     ):
         level, i = wp.tid()
+        g = grad_out[i, level]
+        if wp.dot(g, g) == 0.0:
+            return  # a sample that no light gets to
         size = wp.uint32(table.shape[1])
         r = wp.float32(resolutions[level])
         p = points[i] * r
@@ -94,8 +98,11 @@ def _kernels(features: int):
         ix = wp.uint32(base[0])
         iy = wp.uint32(base[1])
         iz = wp.uint32(base[2])
-        g = grad_out[i, level]
         slope = wp.vec3(0.0, 0.0, 0.0)
+        want = want_points
+        if moving.shape[0] > 0:  # noqa: SIM102 (Warp evaluates both sides of `and`)
+            if not moving[i]:
+                want = int(0)
         for corner in range(8):
             bx = corner & 1
             by = (corner >> 1) & 1
@@ -107,13 +114,13 @@ def _kernels(features: int):
                 ix + wp.uint32(bx), iy + wp.uint32(by), iz + wp.uint32(bz), wp.uint32(resolutions[level]), size
             )
             wp.atomic_add(grad_table, level, index, (wx * wy * wz) * g)
-            if want_points != 0:
+            if want != 0:
                 value = wp.dot(g, table[level, index])
                 sx = wp.float32(2 * bx - 1)
                 sy = wp.float32(2 * by - 1)
                 sz = wp.float32(2 * bz - 1)
                 slope += value * wp.vec3(sx * wy * wz, wx * sy * wz, wx * wy * sz)
-        if want_points != 0:
+        if want != 0:
             wp.atomic_add(grad_points, i, slope * r)
 
     name = f"hash_grid_{features}"
@@ -127,7 +134,7 @@ def _kernels(features: int):
 
 class _HashEncode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, points: Tensor, table: Tensor, resolutions: Tensor) -> Tensor:
+    def forward(ctx: Any, points: Tensor, table: Tensor, resolutions: Tensor, moving: Tensor) -> Tensor:
         levels, _, features = table.shape
         vec, kernel, _ = _kernels(features)
         points, table = points.contiguous().float(), table.contiguous()
@@ -139,12 +146,12 @@ class _HashEncode(torch.autograd.Function):
             [array(out, vec)],
             points.device,
         )
-        ctx.save_for_backward(points, table, resolutions)
+        ctx.save_for_backward(points, table, resolutions, moving)
         return out.flatten(1)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None]:
-        points, table, resolutions = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
+        points, table, resolutions, moving = ctx.saved_tensors
         levels, _, features = table.shape
         vec, _, kernel = _kernels(features)
         grad = grad.contiguous().float().view(-1, levels, features)
@@ -154,24 +161,38 @@ class _HashEncode(torch.autograd.Function):
         launch(
             kernel,
             (levels, points.shape[0]),
-            [array(points, wp.vec3), array(table, vec), array(resolutions), array(grad, vec), int(want_points)],
+            [
+                array(points, wp.vec3), array(table, vec), array(resolutions), array(grad, vec), array(moving),
+                int(want_points),
+            ],
             [array(grad_table, vec), array(grad_points, wp.vec3)],
             points.device,
         )
-        return (grad_points if want_points else None), grad_table, None
+        return (grad_points if want_points else None), grad_table, None, None
 
 
 def hash_encode(
-    points: Float[Tensor, "N 3"], table: Float[Tensor, "L T F"], resolutions: Int[Tensor, "L"]
+    points: Float[Tensor, "N 3"],
+    table: Float[Tensor, "L T F"],
+    resolutions: Int[Tensor, "L"],
+    moving: Bool[Tensor, "N"] | None = None,
 ) -> Float[Tensor, "N LF"]:
-    """Encode `points` in [0, 1]^3. `T` is a power of two; `resolutions` are int32 cells per axis of each level."""
-    return _HashEncode.apply(points, table, resolutions)
+    """Encode `points` in [0, 1]^3. `T` is a power of two; `resolutions` are int32 cells per axis of each level. Gradients of
+    points are worked out for those that are `moving` (None: all) and 0 for others."""
+    if moving is None:
+        moving = torch.empty(0, dtype=torch.bool, device=points.device)
+    return _HashEncode.apply(points, table, resolutions, moving)
 
 
 def hash_encode_torch(
-    points: Float[Tensor, "N 3"], table: Float[Tensor, "L T F"], resolutions: Int[Tensor, "L"]
+    points: Float[Tensor, "N 3"],
+    table: Float[Tensor, "L T F"],
+    resolutions: Int[Tensor, "L"],
+    moving: Bool[Tensor, "N"] | None = None,
 ) -> Float[Tensor, "N LF"]:
     """The same in plain torch: slow, differentiable by autograd, the oracle of the kernel's tests."""
+    if moving is not None:
+        points = torch.where(moving[:, None], points, points.detach())
     levels, size, _ = table.shape
     out = []
     for level in range(levels):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 Implementation = Literal["warp", "torch", "tcnn"]
@@ -44,14 +44,15 @@ class HashGrid(nn.Module):
         table = torch.empty(config.levels, 2**config.log2_size, config.features)
         self.table = nn.Parameter(nn.init.uniform_(table, -1e-4, 1e-4))
 
-    def forward(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N D"]:
+    def forward(self, x: Float[Tensor, "N 3"], moving: Bool[Tensor, "N"] | None = None) -> Float[Tensor, "N D"]:
+        """Features at `x`. `moving`: points whose gradient will be asked for; None: all."""
         if self.implementation == "tcnn":
             return self.encoding(x).float()
         if self.implementation == "torch":
             from threevp_nerfstudio.kernels.hash_grid import hash_encode_torch as encode
         else:
             from threevp_nerfstudio.kernels.hash_grid import hash_encode as encode
-        return encode(x, self.table, self.resolutions)
+        return encode(x, self.table, self.resolutions, moving)
 
 
 def _tcnn_grid(config: HashGridConfig, growth: float) -> nn.Module:

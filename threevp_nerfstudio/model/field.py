@@ -15,12 +15,12 @@ that sees the view direction instead learns the light of the camera path.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from nerfstudio.cameras.rays import RaySamples
 from nerfstudio.field_components.activations import trunc_exp
 from nerfstudio.field_components.field_heads import FieldHeadNames
@@ -76,6 +76,16 @@ class CanonicalSamples:
     """Jaw pose and expression of each frame."""
     frame: Int[Tensor, "N"]
     """Row of `conditioning` for each sample."""
+
+    def rows(self, index: Int[Tensor, "M"]) -> CanonicalSamples:
+        """Some of the samples, under the same conditions."""
+        return replace(
+            self,
+            position=self.position[index],
+            light=self.light[index],
+            direction=self.direction[index],
+            frame=self.frame[index],
+        )
 
 
 class ThreeVPField(Field):
@@ -153,29 +163,39 @@ class ThreeVPField(Field):
         inside = torch.minimum(x - self.face_box[0], self.face_box[1] - x).amin(-1)
         return (inside / 0.02).clamp(0.0, 1.0)
 
-    def displacement(self, samples: CanonicalSamples) -> Float[Tensor, "N 3"] | None:
-        """Displacement by the blendfields, metres; None where there are none."""
+    def displaced(self, samples: CanonicalSamples) -> Int[Tensor, "M"]:
+        """Which samples the blendfields can move: those in the face of frames that are not neutral."""
+        expressive = samples.conditioning.ne(0).any(-1)
+        return ((self.face_window(samples.position) > 0) & expressive[samples.frame]).nonzero().squeeze(-1)
+
+    def displacement(
+        self, samples: CanonicalSamples, index: Int[Tensor, "M"] | None = None
+    ) -> Float[Tensor, "N 3"] | None:
+        """Displacement by the blendfields, metres; None where there are none. `index`: what `displaced` says, if known."""
         if self.blendfields is None or not self.blendfields_enabled:
             return None
-        window = self.face_window(samples.position)
-        index = (window > 0).nonzero().squeeze(-1)
+        index = self.displaced(samples) if index is None else index
         out = torch.zeros_like(samples.position)
         if len(index) == 0:
             return out
         coefficients = self.blendfields.mapping(samples.conditioning)
-        where = self.unit(samples.position[index])
+        position = samples.position[index]
+        where = self.unit(position)
         if len(coefficients) == 1:
             moved = self.blendfields.blended(where, coefficients[0])
         else:
             moved = self.blendfields(where, coefficients[samples.frame[index]])
-        moved = moved * window[index, None]
-        return out.index_add(0, index, moved)
+        return out.index_add(0, index, moved * self.face_window(position)[:, None])
 
     def density_at(
-        self, x: Float[Tensor, "N 3"], conditioning: Float[Tensor, "N C"] | None = None
+        self,
+        x: Float[Tensor, "N 3"],
+        conditioning: Float[Tensor, "N C"] | None = None,
+        moving: Bool[Tensor, "N"] | None = None,
     ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N D"]]:
-        """Density (1/m) and features for `color` at displaced canonical positions."""
-        encoded = h = self.grid(self.unit(x))
+        """Density (1/m) and features for `color` at displaced canonical positions. `moving`: positions that need a
+        gradient; None: all."""
+        encoded = h = self.grid(self.unit(x), moving)
         if self.config.expression == "color":
             if conditioning is None:
                 channels = self.density_net[0].in_features - h.shape[1]
@@ -202,10 +222,15 @@ class ThreeVPField(Field):
 
     def geometry(self, samples: CanonicalSamples) -> tuple[Tensor, Tensor, Tensor | None]:
         """Density (N,), features (N, D) for `color`, and displacement (N, 3) or None; light and view play no part."""
-        displacement = self.displacement(samples)
-        x = samples.position if displacement is None else samples.position + displacement
         conditioning = samples.conditioning[samples.frame] if self.config.expression == "color" else None
-        return *self.density_at(x, conditioning), displacement
+        if self.blendfields is None or not self.blendfields_enabled:
+            return *self.density_at(samples.position, conditioning), None
+        index = self.displaced(samples)
+        displacement = self.displacement(samples, index)
+        moving = None
+        if not samples.position.requires_grad:  # gradients of positions are for the blendfields alone
+            moving = torch.zeros(len(displacement), dtype=torch.bool, device=index.device).index_fill_(0, index, True)
+        return *self.density_at(samples.position + displacement, conditioning, moving), displacement
 
     def evaluate(self, samples: CanonicalSamples) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Density (N,), colour (N, 3), view residual and displacement (N, 3) or None."""

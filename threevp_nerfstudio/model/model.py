@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
@@ -36,10 +36,10 @@ from threevp_nerfstudio.model.metrics import ImageMetrics, comparison
 from threevp_nerfstudio.model.occupancy import CanonicalOccupancy, OccupancyConfig, shell_cells
 from threevp_nerfstudio.model.perceptual import PerceptualLoss
 from threevp_nerfstudio.model.performance import PoseState, conditioning_range, performance_of
-from threevp_nerfstudio.model.ray_bank import MappedRays, RayBank, light_turns, local_frames, turned_light
+from threevp_nerfstudio.model.ray_bank import MappedRays, RayBank, RayBatch, light_turns, local_frames, turned_light
 from threevp_nerfstudio.model.refinement import FrameCorrections, RefinementConfig, head_pivot
 from threevp_nerfstudio.model.rendering import HULL_CELL, Inspection, StagedPose, render_rays
-from threevp_nerfstudio.model.second_pass import transmittance, worthwhile
+from threevp_nerfstudio.model.second_pass import DARK, transmittance, worthwhile
 from threevp_nerfstudio.model.volume import composite, over, packed_weights
 
 AVERAGE_EVERY = 4
@@ -81,7 +81,7 @@ class ThreeVPModelConfig(ModelConfig):
     """What a step leaves of that average; 0: no averaging."""
     background_color: Literal["white", "black", "gray"] = "white"
     """Behind the subject when rendering; `accumulation` is its alpha. Training uses random colours."""
-    opacity_loss: float = 0.1
+    opacity_loss: float = 0.03
     """Weight of the cross entropy of opacity against the matte."""
     distortion_loss: float = 0.0
     """Weight of the spread of a ray's weights (per metre)."""
@@ -190,8 +190,7 @@ class ThreeVPModel(Model):
     @torch.no_grad()
     def after_step(self, step: int) -> None:
         """Keep the occupancy grid and the average of the weights up to date."""
-        if self.config.average_decay > 0 and step >= self.config.average_start and step % AVERAGE_EVERY == 0:
-            self.averaged.update(AVERAGE_EVERY)
+        self.average_weights(step)
         config = self.config.occupancy
         if step % config.update_every == 0:
             cells = config.cells_per_step * config.update_every
@@ -200,6 +199,10 @@ class ThreeVPModel(Model):
             self.occupancy.share()
             self.occupancy.refresh(config.threshold)
         self._staged = None
+
+    def average_weights(self, step: int) -> None:
+        if self.config.average_decay > 0 and step >= self.config.average_start and step % AVERAGE_EVERY == 0:
+            self.averaged.update(AVERAGE_EVERY)
 
     # ---- rays to samples ---------------------------------------------------------------------------------------
 
@@ -243,45 +246,44 @@ class ThreeVPModel(Model):
         # each process of a distributed run draws its own, on the device: copies to it would hold up the step
         seed = ((self.config.seed + 7919 * self.kwargs.get("rank", 0)) * 1_000_003 + self.step) % (2**31 - 1)
         generator = torch.Generator(device=bundle.origins.device).manual_seed(seed)
-        fresh = rays = self.map_rays(bundle, seed=seed)
-        if self.training:
-            if self.bank is not None:
-                self.bank.insert(rays)
-                rays = self.bank.draw(self.config.rays_per_step, generator)
-            rays = rays.neighbours(generator)
+        fresh = self.map_rays(bundle, seed=seed)
+        every = torch.arange(len(fresh), device=fresh.t.device)
+        if self.training and self.bank is not None:
+            self.bank.insert(fresh)
+            rays = self.bank.draw(self.config.rays_per_step, generator)
+        else:
+            rays = fresh.batch(every, generator if self.training else None)
         patch = int(bundle.metadata["perceptual"].sum()) if "perceptual" in bundle.metadata else 0
         if patch:
-            rays = rays.joined(fresh.rows(torch.arange(len(fresh) - patch, len(fresh), device=rays.t.device)))
+            rays = rays.joined(fresh.batch(every[-patch:]))
         turns = light_turns(len(rays), self.config.light_turned, generator, rays.t.device)
         unique, row = torch.unique(rays.frame, return_inverse=True)
         conditioning = self.condition(self.performance.at_frames(unique))
         corrected = self.corrections is not None and self.step >= self.config.refinement.start
 
-        def packed(mask: Tensor) -> CanonicalSamples:
-            place = mask.nonzero(as_tuple=True)
-            light = rays.light[place].float()
-            samples = CanonicalSamples(
-                position=rays.position[place],
-                light=light if turns is None else turned_light(light, turns[place[0]]),
-                direction=unit(rays.along[place].float()),
-                conditioning=conditioning,
-                frame=row[place[0]],
-            )
-            return self.corrections.apply_to(samples, unique) if corrected else samples
-
-        mask, samples = rays.mask, packed(rays.mask)
+        place = rays.place
+        samples = CanonicalSamples(rays.position, rays.light, rays.along, conditioning, row[place[0]])
+        if corrected:
+            samples = self.corrections.apply_to(samples, unique)
         if self.config.weightless_share < 1.0:
-            mask = self._worthwhile(samples, rays, generator)
-            samples = packed(mask)
-        density, rgb, residual, displacement = self.field.evaluate(samples)
-        rendered = composite(density, rgb, rays.t, rays.width, mask)
+            kept = self._worthwhile(samples, rays, generator)
+            place, samples = (place[0][kept], place[1][kept]), samples.rows(kept)
+        density, features, displacement = self.field.geometry(samples)
+        # samples that no light gets to are left out: neither colours nor gradients are worked out for them
+        light_left = transmittance(packed_weights(density.detach(), rays.width, place))[place]
         if self.config.weightless_share >= 1.0:
-            self.occupancy.observe(samples.position, transmittance(rendered.weights.detach())[mask])
+            self.occupancy.observe(samples.position, light_left)
+        lit = (light_left > DARK).nonzero().squeeze(-1)
+        place = (place[0][lit], place[1][lit])
+        density, features = density.index_select(0, lit), features.index_select(0, lit)
+        light = samples.light[lit]
+        light = light if turns is None else turned_light(light, turns[place[0]])
+        rgb, residual = self.field.color(features, light, unit(samples.direction[lit]))
+        rendered = composite(density, rgb, rays.t, rays.width, place)
         background = torch.rand(len(rays), 3, generator=generator, device=rgb.device)
         if patch:
             background[-patch:] = background[-1]  # a picture has one
-        target = rays.target
-        alpha = target[:, 3]
+        target, alpha = rays.target, rays.target[:, 3]
         outputs = {
             "rgb": over(rendered.rgb, rendered.accumulation, background),
             "accumulation": rendered.accumulation,
@@ -298,19 +300,17 @@ class ThreeVPModel(Model):
         if corrected:
             outputs["correction"] = self.corrections.size(unique)
         if residual is not None:
-            outputs["view_residual"] = losses.view_residual(residual, rendered.weights[mask])
+            outputs["view_residual"] = losses.view_residual(residual, rendered.weights[place])
         return outputs
 
     @torch.no_grad()
-    def _worthwhile(
-        self, samples: CanonicalSamples, rays: MappedRays, generator: torch.Generator
-    ) -> Bool[Tensor, "R S"]:
+    def _worthwhile(self, samples: CanonicalSamples, rays: RayBatch, generator: torch.Generator) -> Int[Tensor, "M"]:
         """Samples to evaluate with gradients; on the way, the occupancy grid learns what light gets to."""
-        mask = rays.mask
         density, _, _ = self.field.geometry(samples)
-        weights = packed_weights(density, rays.width, mask)
-        self.occupancy.observe(samples.position, transmittance(weights)[mask])
-        return worthwhile(weights, mask, self.config.weightless_share, generator)
+        weights = packed_weights(density, rays.width, rays.place)
+        light = transmittance(weights)[rays.place]
+        self.occupancy.observe(samples.position, light)
+        return worthwhile(weights[rays.place], light, self.config.weightless_share, generator).nonzero().squeeze(-1)
 
     def get_loss_dict(self, outputs, batch, metrics_dict=None) -> dict[str, Tensor]:
         config = self.config
@@ -332,9 +332,9 @@ class ThreeVPModel(Model):
 
     def get_metrics_dict(self, outputs, batch) -> dict[str, Tensor]:
         with torch.no_grad():
-            subject = outputs["alpha"] > 0.5
-            error = (outputs["rgb"] - outputs["target"]).square().mean(-1)[subject]
-            return {"psnr": -10.0 * torch.log10(error.mean().clamp_min(1e-10))}
+            subject = (outputs["alpha"] > 0.5).float()
+            error = (outputs["rgb"] - outputs["target"]).square().mean(-1)
+            return {"psnr": -10.0 * torch.log10(((subject * error).sum() / subject.sum()).clamp_min(1e-10))}
 
     # ---- rendering ---------------------------------------------------------------------------------------------
 

@@ -172,7 +172,7 @@ class CanonicalOccupancy(nn.Module):
         x, y, z = (i.clamp(0, n - 1) for i, n in zip(index.unbind(-1), self.shell.shape, strict=True))
         flat = (x * self.shell.shape[1] + y) * self.shell.shape[2] + z
         vote = torch.where(transmittance > SEEN, -SEEN_VOTES, 1.0)
-        self.unseen.view(-1).index_add_(0, flat, vote).clamp_(-4 * SEEN_VOTES, 4 * SEEN_VOTES)
+        self.unseen.view(-1).index_add_(0, flat, vote)
 
     @torch.no_grad()
     def share(self) -> None:
@@ -185,6 +185,7 @@ class CanonicalOccupancy(nn.Module):
     def refresh(self, threshold: float) -> None:
         """Recompute what the marcher skips: cells above `threshold` (1/m) and those that share a side with one stay, so
         that what is filled can grow."""
+        self.unseen.clamp_(-4 * SEEN_VOTES, 4 * SEEN_VOTES)
         occupied = self.shell & (self.density > threshold)
         reached = occupied.clone()
         for axis in range(3):

@@ -13,13 +13,14 @@ hides them, a neighbour sees them. Rays that had forgotten them made silhouettes
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from threevp_nerfstudio.geometry.vectors import unit
+from threevp_nerfstudio.model.volume import Place
 
 
 @dataclass(frozen=True)
@@ -48,39 +49,65 @@ class MappedRays:
     def __len__(self) -> int:
         return len(self.frame)
 
-    def rows(self, index: Tensor) -> MappedRays:
-        return MappedRays(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+    def batch(self, index: Int[Tensor, "B"], generator: torch.Generator | None = None) -> RayBatch:
+        """Some of the rays to train on, their samples packed. With a `generator`, each is moved to a random pixel of its
+        patch and by a random part of a step along itself; otherwise they are as they were mapped."""
+        device, S = self.t.device, self.t.shape[1]
+        t, width, count = self.t[index], self.width[index], self.count[index]
+        ray, slot = (torch.arange(S, device=device) < count[:, None]).nonzero(as_tuple=True)
+        flat = index[ray] * S + slot
 
-    def joined(self, other: MappedRays) -> MappedRays:
-        """These rays, and on their own pixels those of `other` behind them."""
-        own = replace(other, patch=other.patch[:, other.patch.shape[1] // 2, None])
-        pairs = {f.name: (getattr(self, f.name), getattr(own, f.name)) for f in fields(self)}
-        return MappedRays(**{name: torch.cat([a, b.to(a.dtype)]) for name, (a, b) in pairs.items()})
+        def packed(of: Tensor) -> Tensor:
+            return of.flatten(0, 1).index_select(0, flat).float()
 
-    def neighbours(self, generator: torch.Generator) -> MappedRays:
-        """Each ray moved to a random pixel of its patch, which becomes all of its patch, and along itself."""
-        side = round(self.patch.shape[1] ** 0.5)
-        device = self.t.device
-        pick = torch.randint(self.patch.shape[1], (len(self),), generator=generator, device=generator.device).to(device)
-        slide = (torch.rand(len(self), generator=generator, device=generator.device).to(device) - 0.5)[:, None]
-        step = torch.stack([pick % side, pick // side], -1).float() - side // 2
-        # all samples slide by the same part of the first interval, so that they stay in order
-        slide = slide * self.width[:, :1]
-        moved = (self.across.float() * step[:, None, None]).sum(-1) + self.along.float() * slide[..., None]
-        rows = torch.arange(len(self), device=device)
-        return replace(
-            self, patch=self.patch[rows, pick][:, None], position=self.position + moved, t=self.t + slide
+        position, along = packed(self.position), packed(self.along)
+        pick = torch.full_like(index, self.patch.shape[1] // 2)
+        if generator is not None:
+            side = round(self.patch.shape[1] ** 0.5)
+            pick = torch.randint(side * side, (len(index),), generator=generator, device=generator.device).to(device)
+            slide = torch.rand(len(index), generator=generator, device=generator.device).to(device) - 0.5
+            step = torch.stack([pick % side, pick // side], -1).float() - side // 2
+            # all samples slide by the same part of the first interval, so that they stay in order
+            slide = slide * width[:, 0]
+            moved = (packed(self.across) * step[ray][:, None]).sum(-1) + along * slide[ray][:, None]
+            position, t = position + moved, t + slide[:, None]
+        return RayBatch(
+            frame=self.frame[index],
+            target=self.patch[index, pick].float() / 255.0,
+            weight=self.weight[index],
+            t=t,
+            width=width,
+            place=(ray, slot),
+            position=position,
+            along=along,
+            light=packed(self.light),
         )
 
-    @property
-    def target(self) -> Float[Tensor, "R 4"]:
-        """RGB with straight alpha of each ray's own pixel, 0 to 1."""
-        return own_pixel(self.patch)
 
+@dataclass(frozen=True)
+class RayBatch:
+    """R rays of a training step with room for S samples each; the N real samples are packed in ray order."""
 
-def own_pixel(patch: UInt8[Tensor, "R P 4"]) -> Float[Tensor, "R 4"]:
-    """The middle of each patch, 0 to 1."""
-    return patch[:, patch.shape[1] // 2].float() / 255.0
+    frame: Int[Tensor, "R"]
+    target: Float[Tensor, "R 4"]
+    """RGB with straight alpha of each ray's pixel, 0 to 1."""
+    weight: Float[Tensor, "R"]
+    """Of the ray in the photometric loss."""
+    t: Float[Tensor, "R S"]
+    width: Float[Tensor, "R S"]
+    place: Place
+    position: Float[Tensor, "N 3"]
+    along: Float[Tensor, "N 3"]
+    light: Float[Tensor, "N 3 2"]
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def joined(self, other: RayBatch) -> RayBatch:
+        """These rays, and those of `other` behind them."""
+        pairs = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self) if f.name != "place"}
+        place = (torch.cat([self.place[0], other.place[0] + len(self)]), torch.cat([self.place[1], other.place[1]]))
+        return RayBatch(place=place, **{name: torch.cat([a, b.to(a.dtype)]) for name, (a, b) in pairs.items()})
 
 
 HALF = ("light", "along", "across")
@@ -99,7 +126,7 @@ class RayBank:
     def insert(self, rays: MappedRays) -> None:
         """Put rays in place of the oldest."""
         if len(rays) > self.capacity:
-            rays = rays.rows(torch.arange(self.capacity, device=rays.t.device))
+            rays = MappedRays(**{f.name: getattr(rays, f.name)[: self.capacity] for f in fields(rays)})
         if self.storage is None:
             self.storage = MappedRays(**{f.name: self._room(f.name, getattr(rays, f.name)) for f in fields(rays)})
         first = min(len(rays), self.capacity - self.next)
@@ -110,11 +137,11 @@ class RayBank:
         self.next = (self.next + len(rays)) % self.capacity
         self.filled = min(self.filled + len(rays), self.capacity)
 
-    def draw(self, count: int, generator: torch.Generator) -> MappedRays:
-        """`count` rays, uniformly with replacement."""
+    def draw(self, count: int, generator: torch.Generator) -> RayBatch:
+        """`count` rays, uniformly with replacement, each moved to one of the pixels round its own."""
         assert self.storage is not None, "nothing was inserted yet"
         index = torch.randint(self.filled, (count,), generator=generator, device=generator.device)
-        return self.storage.rows(index.to(self.storage.t.device))
+        return self.storage.batch(index.to(self.storage.t.device), generator)
 
     def _room(self, name: str, value: Tensor) -> Tensor:
         dtype = torch.float16 if name in HALF else value.dtype

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from threevp_nerfstudio.geometry.vectors import unit
@@ -19,7 +19,7 @@ from threevp_nerfstudio.kernels.march import MarchedSamples
 from threevp_nerfstudio.kernels.surface import PosedSurface
 from threevp_nerfstudio.model.field import CanonicalSamples, ThreeVPField
 from threevp_nerfstudio.model.performance import PoseState
-from threevp_nerfstudio.model.volume import accumulate, over, packed_weights
+from threevp_nerfstudio.model.volume import Place, accumulate, over, packed_weights
 
 HULL_CELL = 0.016
 """Side of a cell of the hull that rays of a picture are marched in, metres."""
@@ -109,22 +109,22 @@ def _add_part(
     hit = marched.count.nonzero().squeeze(-1)
     if len(hit) == 0 and inspect is None:
         return
-    rays, mask = active[hit], marched.mask[hit]
-    samples = _samples(marched, hit, mask, directions[rays], state, conditioning)
+    rays, place = active[hit], marched.mask[hit].nonzero(as_tuple=True)
+    samples = _samples(marched, hit, place, directions[rays], state, conditioning)
     density, features, displacement = field.geometry(samples)
     width, t = marched.width[hit], marched.t[hit]
-    weights = packed_weights(density, width, mask) * film.transmittance[rays, None]
-    packed = weights[mask]
+    weights = packed_weights(density, width, place) * film.transmittance[rays, None]
+    packed = weights[place]
     seen = (packed > INVISIBLE).nonzero().squeeze(-1)
     rgb = torch.zeros(len(packed), 3, device=packed.device)
     rgb[seen], _ = field.color(features[seen], unit(samples.light[seen], dim=-2), unit(samples.direction[seen]))
-    rendered = accumulate(weights, rgb, t, mask)
+    rendered = accumulate(weights, rgb, t, place)
     film.rgb[rays] += rendered.rgb
     film.accumulation[rays] += rendered.accumulation
     film.depth[rays] += rendered.depth
     film.transmittance[rays] = 1.0 - film.accumulation[rays]
     if inspect is not None:
-        ray = rays[mask.nonzero()[:, 0]]
+        ray = rays[place[0]]
         for name, value in inspect(field, samples, displacement).items():
             film.add_extra(name, ray, packed * value)
 
@@ -132,17 +132,17 @@ def _add_part(
 def _samples(
     marched: MarchedSamples,
     hit: Int[Tensor, "H"],
-    mask: Bool[Tensor, "H S"],
+    place: Place,
     directions: Float[Tensor, "H 3"],
     state: PoseState,
     conditioning: Float[Tensor, "1 C"],
 ) -> CanonicalSamples:
     """Packed samples; light and direction are not yet of unit length."""
-    ray, place = mask.nonzero(as_tuple=True)
+    ray, slot = place
     source = hit[ray]
-    M = marched.M[source, place]
+    M = marched.M[source, slot]
     return CanonicalSamples(
-        position=marched.position[source, place],
+        position=marched.position[source, slot],
         light=M @ state.room[0, :, :2],
         direction=(M @ directions[ray, :, None]).squeeze(-1),
         conditioning=conditioning,

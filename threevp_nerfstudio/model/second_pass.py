@@ -13,7 +13,7 @@ from torch import Tensor
 
 SLIGHT = 1e-3
 """Weight of a sample that hardly counts."""
-DARK = 0.01
+DARK = 1e-3
 """Transmittance of a ray at a sample that nobody sees."""
 
 
@@ -23,9 +23,8 @@ def transmittance(weights: Float[Tensor, "R S"]) -> Float[Tensor, "R S"]:
 
 
 def worthwhile(
-    weights: Float[Tensor, "R S"], mask: Bool[Tensor, "R S"], share: float, generator: torch.Generator
-) -> Bool[Tensor, "R S"]:
+    weights: Float[Tensor, "N"], light: Float[Tensor, "N"], share: float, generator: torch.Generator
+) -> Bool[Tensor, "N"]:
     """Samples with weight, and a random `share` of those without that light reaches; no others."""
-    light = transmittance(weights) > DARK
-    chance = torch.rand(mask.shape, generator=generator, device=mask.device) < share
-    return mask & light & ((weights > SLIGHT) | chance)
+    chance = torch.rand(len(weights), generator=generator, device=weights.device) < share
+    return (light > DARK) & ((weights > SLIGHT) | chance)

@@ -1,6 +1,7 @@
 """Volume rendering of packed samples (Max 1995), as pure functions.
 
-Samples of R rays sit in (R, S) slots, real ones first; networks see only the N real ones, packed in ray order.
+Samples of R rays sit in (R, S) slots, real ones first; networks see only N real ones, packed in ray order. `place` says
+where each of them sits.
 """
 
 from __future__ import annotations
@@ -8,8 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor
+
+Place = tuple[Int[Tensor, "N"], Int[Tensor, "N"]]
+"""Ray and slot of each packed sample."""
 
 
 @dataclass(frozen=True)
@@ -31,19 +35,16 @@ def ray_weights(density: Float[Tensor, "R S"], width: Float[Tensor, "R S"]) -> F
     return torch.exp(-before) * (1.0 - torch.exp(-optical))
 
 
-def packed_weights(
-    density: Float[Tensor, "N"], width: Float[Tensor, "R S"], mask: Bool[Tensor, "R S"]
-) -> Float[Tensor, "R S"]:
+def packed_weights(density: Float[Tensor, "N"], width: Float[Tensor, "R S"], place: Place) -> Float[Tensor, "R S"]:
     """`ray_weights` of packed samples; 0 where there is none."""
-    return ray_weights(torch.zeros_like(width).masked_scatter(mask, density), width)
+    return ray_weights(torch.zeros_like(width).index_put(place, density), width)
 
 
 def accumulate(
-    weights: Float[Tensor, "R S"], rgb: Float[Tensor, "N 3"], t: Float[Tensor, "R S"], mask: Bool[Tensor, "R S"]
+    weights: Float[Tensor, "R S"], rgb: Float[Tensor, "N 3"], t: Float[Tensor, "R S"], place: Place
 ) -> Rendered:
     """Colour, accumulation and depth of rays from their samples' weights."""
-    ray = mask.nonzero()[:, 0]
-    color = torch.zeros(len(weights), 3, device=weights.device).index_add(0, ray, weights[mask][:, None] * rgb)
+    color = torch.zeros(len(weights), 3, device=weights.device).index_add(0, place[0], weights[place][:, None] * rgb)
     return Rendered(color, weights.sum(-1), (weights * t).sum(-1), weights)
 
 
@@ -52,10 +53,10 @@ def composite(
     rgb: Float[Tensor, "N 3"],
     t: Float[Tensor, "R S"],
     width: Float[Tensor, "R S"],
-    mask: Bool[Tensor, "R S"],
+    place: Place,
 ) -> Rendered:
     """Composite packed samples along their rays."""
-    return accumulate(packed_weights(density, width, mask), rgb, t, mask)
+    return accumulate(packed_weights(density, width, place), rgb, t, place)
 
 
 def over(rgb: Float[Tensor, "R 3"], accumulation: Float[Tensor, "R"], background: Tensor) -> Float[Tensor, "R 3"]:
