@@ -191,8 +191,8 @@ def _march(
         k = int(0)
         if start.shape[0] > 0:
             k = start[r]
-        bound = float(search)  # no nearest point is farther: its distance grows at most as fast as the ray advances
-        last = float(0.0)
+        near = wp.vec3(0.0, 0.0, 0.0)  # the last nearest point: the next one is no farther
+        known = bool(False)
         steps = int(wp.ceil((bounds[1] - bounds[0]) / quarter))
         careful = bool(False)
         while k < steps and count < room:
@@ -212,23 +212,23 @@ def _march(
                 if free > 0.0:
                     k += stride * wp.max(1, int(wp.floor(free / width)))
                     continue
-            bound = wp.min(search, bound + wp.abs(t - last) + 1.0e-5)
-            last = float(t)
-            hit = canonical_point(o + t * d, meshes[slot], slot, faces, canonical, maps, own_space, bound)
+            p = o + t * d
+            bound = float(search)
+            if known:
+                bound = wp.min(search, wp.length(p - near) + 1.0e-5)
+            hit = canonical_point(p, meshes[slot], slot, faces, canonical, maps, own_space, bound)
+            if hit.found == 1:
+                near = hit.nearest
+                known = bool(True)
             careful = hit.found == 1 and hit.distance <= reach and thin[hit.face] == wp.uint8(1)
             if careful and stride > 1:
                 continue  # once more from where this step began
             advance = float(width)
             if hit.found == 0:
                 advance = search - reach
-                bound = float(search)
             elif hit.distance > reach:
                 advance = hit.distance - reach
-                bound = float(hit.distance)
-            elif hit.distance > hit.own:
-                bound = float(hit.distance)  # and on by a step: a little farther, another part may be the nearest
-            else:
-                bound = float(hit.distance)
+            elif not (hit.distance > hit.own):  # `own` may be NaN. Else on by a step: farther on, another part may be nearest
                 g = (hit.position - grid_origin) / cell
                 x = int(wp.floor(g[0]))
                 y = int(wp.floor(g[1]))

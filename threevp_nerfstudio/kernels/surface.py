@@ -17,12 +17,14 @@ OFFSET_LIMIT = wp.constant(MAX_OFFSET_GROWTH)
 @wp.struct
 class CanonicalPoint:
     """What the map gives for one point: `found` is 0 beyond the search distance. `own` is how far the own space of the
-    nearest surface, triangle `face`, reaches; a point farther out has its canonical place among other parts."""
+    nearest surface, triangle `face`, reaches; a point farther out has its canonical place among other parts. `nearest` is
+    the posed surface's point."""
 
     found: int
     face: int
     distance: float
     own: float
+    nearest: wp.vec3
     position: wp.vec3
     M: wp.mat33
 
@@ -47,7 +49,8 @@ def canonical_point(
         u = query.u
         v = query.v
         w = 1.0 - u - v
-        offset = x - wp.mesh_eval_position(mesh, query.face, u, v)
+        out.nearest = wp.mesh_eval_position(mesh, query.face, u, v)
+        offset = x - out.nearest
         M = u * maps[slot, i] + v * maps[slot, j] + w * maps[slot, k]
         moved = M * offset
         distance = wp.length(offset)

@@ -8,7 +8,7 @@ evaluated and composited.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -39,7 +39,7 @@ from threevp_nerfstudio.model.performance import PoseState, conditioning_range, 
 from threevp_nerfstudio.model.ray_bank import MappedRays, RayBank, RayBatch, light_turns, local_frames, turned_light
 from threevp_nerfstudio.model.refinement import FrameCorrections, RefinementConfig, head_pivot
 from threevp_nerfstudio.model.rendering import HULL_CELL, Inspection, StagedPose, render_rays
-from threevp_nerfstudio.model.second_pass import DARK, transmittance, worthwhile
+from threevp_nerfstudio.model.second_pass import transmittance, worthwhile
 from threevp_nerfstudio.model.volume import composite, over, packed_weights
 
 AVERAGE_EVERY = 4
@@ -268,18 +268,13 @@ class ThreeVPModel(Model):
         if self.config.weightless_share < 1.0:
             kept = self._worthwhile(samples, rays, generator)
             place, samples = (place[0][kept], place[1][kept]), samples.rows(kept)
-        density, features, displacement = self.field.geometry(samples)
-        # samples that no light gets to are left out: neither colours nor gradients are worked out for them
-        light_left = transmittance(packed_weights(density.detach(), rays.width, place))[place]
-        if self.config.weightless_share >= 1.0:
-            self.occupancy.observe(samples.position, light_left)
-        lit = (light_left > DARK).nonzero().squeeze(-1)
-        place = (place[0][lit], place[1][lit])
-        density, features = density.index_select(0, lit), features.index_select(0, lit)
-        light = samples.light[lit]
-        light = light if turns is None else turned_light(light, turns[place[0]])
-        rgb, residual = self.field.color(features, light, unit(samples.direction[lit]))
+        light = samples.light if turns is None else turned_light(samples.light, turns[place[0]])
+        samples = replace(samples, light=light, direction=unit(samples.direction))
+        # samples that no light gets to are trained, too: what lies under the surface shows when the expression changes
+        density, rgb, residual, displacement = self.field.evaluate(samples)
         rendered = composite(density, rgb, rays.t, rays.width, place)
+        if self.config.weightless_share >= 1.0:
+            self.occupancy.observe(samples.position, transmittance(rendered.weights.detach())[place])
         background = torch.rand(len(rays), 3, generator=generator, device=rgb.device)
         if patch:
             background[-patch:] = background[-1]  # a picture has one

@@ -13,7 +13,7 @@ from torch import Tensor
 
 SLIGHT = 1e-3
 """Weight of a sample that hardly counts."""
-DARK = 1e-3
+DARK = 0.01
 """Transmittance of a ray at a sample that nobody sees."""
 
 
