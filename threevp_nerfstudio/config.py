@@ -82,7 +82,7 @@ threevp_small = method(
     "Animatable 360° portrait avatar, sized for a CPU: about five minutes on two cores.",
     steps=4_000,
     rays=1024,
-    fresh_rays=256,
+    fresh_rays=128,
     frames=1,
     grid=HashGridConfig(levels=16, features=2, log2_size=16, coarsest=16, finest=1024),
     sample_step=0.004,

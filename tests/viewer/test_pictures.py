@@ -30,6 +30,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory):
     capture = make_tiny_capture(tmp_path_factory.mktemp("pictures") / "capture", size=48)
     config = deepcopy(threevp_small.config.pipeline)
     config.datamanager.data = capture
+    config.model.field_config.blendfields.num_fields = 0  # one per channel
     pipeline = config.setup(device="cpu", test_mode="test")
     torch.manual_seed(0)
     torch.nn.init.normal_(pipeline.model.field.blendfields.net[-1].weight, std=0.1)

@@ -34,7 +34,7 @@ PICTURE = 256
 AXES = (
     Axis("rays in a step", (256, 1024, 4096, 16384), (4096,)),
     Axis("samples per metre of ray", (64, 125, 250, 500), (500,)),
-    Axis("blendfields (K)", (4, 16, 52, 128), (16,)),
+    Axis("blendfields (K)", (4, 16, 52), (16,)),
     Axis("faces of the template", (5_000, 12_000, 30_000, 100_000), (30_000,)),
     Axis("frames in the capture", (100, 1_000, 10_000), (1_000,)),
     Axis("picture size, pixels", (128, 256, 512, 1024), (512,)),

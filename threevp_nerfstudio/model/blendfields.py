@@ -22,8 +22,9 @@ from threevp_nerfstudio.model.encodings import HashGrid, HashGridConfig, Impleme
 class BlendfieldConfig:
     """Size and kind of the blendfields."""
 
-    num_fields: int = 0
-    """K, the number of displacement fields; 0: one per conditioning channel."""
+    num_fields: int = 16
+    """K, the number of displacement fields; 0: one per conditioning channel, of which a linear mapping has use for no more. 16
+    measure a little better than 52 on held-out expressions, and steps are cheaper."""
     mapping: Literal["linear", "mlp"] = "linear"
     """Mapping network from jaw pose and expression to coefficients. Linear measures best on held-out expressions."""
     scale: float = 0.01
@@ -64,6 +65,8 @@ class Blendfields(nn.Module):
         super().__init__()
         self.scale = config.scale
         self.num_fields = config.num_fields or num_conditioning
+        if config.mapping == "linear":
+            self.num_fields = min(self.num_fields, num_conditioning)
         self.mapping = MappingNetwork(num_conditioning, self.num_fields, config.mapping)
         self.grid = HashGrid(config.grid, "warp" if implementation == "tcnn" else implementation)
         self.net = mlp([self.grid.out_dim, config.hidden, self.num_fields * 3])
