@@ -36,6 +36,9 @@ SWAY_SPREAD = 0.01
 """Radians that neck and head move against the stance during the turn."""
 LANDMARKS_COUNT, OUTLINE_COUNT, COLOURS_COUNT = 30.0, 60.0, 150.0
 """As how many independent measurements landmarks, outline and colours of one picture count."""
+DRESSED_OUTLINE_COUNT = 15.0
+"""The same of the outline once offsets carry hair and clothes: they come from outlines themselves, and their errors turn the
+head (by 1 to 2 degrees at the back), which colours alone would not."""
 LOPSIDED = 0.08
 """How far a shape parameter usually differs between the two sides of a face."""
 WORSE, SHORTENED = 1.03, 0.3
@@ -156,7 +159,8 @@ class TurnProblem:
             if not view.visible.any():
                 raise TrackError(GONE)
             ious.append(overlap(view.covered, seen.inside, self.observer.coarseness))
-            outlines.append(self._outline(part, seen, rig, pose, basis, view, dressed))
+            count = DRESSED_OUTLINE_COUNT if dressed and looks is not None else OUTLINE_COUNT
+            outlines.append(self._outline(part, seen, rig, pose, basis, view, dressed, count))
             landmarks.append(self._landmarks(part, seen, rig, pose, basis, looks is not None))
             if looks is not None:
                 rows, term = self._colours(part, seen, rig, pose, basis, view, looks, level)
@@ -173,7 +177,7 @@ class TurnProblem:
 
         return system, ShapeReport(system.cost, mean(landmarks), mean(outlines), float(np.mean(ious)), mean(colours))
 
-    def _outline(self, part, seen, rig, pose, basis, view: View, dressed: bool) -> Array:
+    def _outline(self, part, seen, rig, pose, basis, view: View, dressed: bool, count: float) -> Array:
         a, b = view.outline.T
         placed, J = self._jacobian(rig, middle(rig.points, a, b), pose, (basis[:, a] + basis[:, b]) / 2)
         trust = outline_trust(self.parts, dressed)
@@ -181,7 +185,7 @@ class TurnProblem:
         if not dressed:  # the body lies inside hair and clothes, never outside them
             inside = seen.edge.at(project(seen.camera, placed)[0])[0][:, 0] > 0
             weight = np.where(inside, weight, np.maximum(weight, 0.6))
-        return np.abs(add_outline(part, seen, placed, J, weight, OUTLINE_COUNT))
+        return np.abs(add_outline(part, seen, placed, J, weight, count))
 
     def _colours(self, part, seen, rig, pose, basis, view: View, looks: Appearance, level: int):
         usable = view.visible & (looks.trust > 0.3) & (view.facing > 0.2)
