@@ -1,5 +1,8 @@
 """Multiresolution hash encoding (Müller et al. 2022, Instant-NGP) on Warp, with gradients for table and points.
 
+On a CPU, where a launch goes through a level's points one after the other, the first thread of a level reads the level's entries in
+order: that brings them into the core's cache several times as fast as looking them up at random would.
+
 Points lie in [0, 1]^3; a level of resolution r has (r + 1)^3 corners, stored densely where they fit into the table
 and hashed where they do not. Features of all levels are concatenated, coarse first.
 """
@@ -40,14 +43,29 @@ def axis_weight(bit: int, f: float) -> float:
 def _kernels(features: int):
     """Forward and backward kernels for `features` values per entry."""
     vec = wp.types.vector(length=features, dtype=wp.float32)
+    line = max(16 // features, 1)
+
+    @wp.func
+    def fetch(table: wp.array2d(dtype=vec), level: int) -> float:
+        """Touch each cache line of a level; the sum keeps the compiler from leaving that out."""
+        total = float(0.0)
+        for i in range(table.shape[1] // line):
+            total += table[level, i * line][0]
+        return total
 
     def forward(
         points: wp.array(dtype=wp.vec3),
         table: wp.array2d(dtype=vec),
         resolutions: wp.array(dtype=wp.int32),
+        first: int,
         out: wp.array2d(dtype=vec),
+        fetched: wp.array(dtype=float),
     ):
-        level, i = wp.tid()
+        level, thread = wp.tid()
+        i = thread - first
+        if i < 0:
+            fetched[level] = fetch(table, level)
+            return
         size = wp.uint32(table.shape[1])
         r = wp.float32(resolutions[level])
         p = points[i] * r
@@ -79,10 +97,19 @@ def _kernels(features: int):
         grad_out: wp.array2d(dtype=vec),
         moving: wp.array(dtype=wp.bool),
         want_points: int,
+        first: int,
         grad_table: wp.array2d(dtype=vec),
         grad_points: wp.array(dtype=wp.vec3),
+        fetched: wp.array(dtype=float),
     ):
-        level, i = wp.tid()
+        level, thread = wp.tid()
+        i = thread - first
+        if i < 0:
+            total = fetch(grad_table, level)
+            if want_points != 0:
+                total += fetch(table, level)
+            fetched[level] = total
+            return
         g = grad_out[i, level]
         if wp.dot(g, g) == 0.0:
             return  # a sample that no light gets to
@@ -132,6 +159,12 @@ def _kernels(features: int):
     )
 
 
+def _fetching(points: Tensor, table: Tensor) -> tuple[int, Tensor]:
+    """Threads per level that fetch it (one on a CPU, where there are enough points to gain by it), and room for what they read."""
+    first = int(points.device.type == "cpu" and 8 * points.shape[0] > table.shape[1])
+    return first, torch.empty(table.shape[0], device=points.device)
+
+
 class _HashEncode(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, points: Tensor, table: Tensor, resolutions: Tensor, moving: Tensor) -> Tensor:
@@ -139,11 +172,12 @@ class _HashEncode(torch.autograd.Function):
         vec, kernel, _ = _kernels(features)
         points, table = points.contiguous().float(), table.contiguous()
         out = torch.empty(points.shape[0], levels, features, device=points.device)
+        first, fetched = _fetching(points, table)
         launch(
             kernel,
-            (levels, points.shape[0]),
-            [array(points, wp.vec3), array(table, vec), array(resolutions)],
-            [array(out, vec)],
+            (levels, first + points.shape[0]),
+            [array(points, wp.vec3), array(table, vec), array(resolutions), first],
+            [array(out, vec), array(fetched)],
             points.device,
         )
         ctx.save_for_backward(points, table, resolutions, moving)
@@ -158,14 +192,15 @@ class _HashEncode(torch.autograd.Function):
         grad_table = torch.zeros_like(table)
         want_points = ctx.needs_input_grad[0]
         grad_points = torch.zeros_like(points)
+        first, fetched = _fetching(points, table)
         launch(
             kernel,
-            (levels, points.shape[0]),
+            (levels, first + points.shape[0]),
             [
                 array(points, wp.vec3), array(table, vec), array(resolutions), array(grad, vec), array(moving),
-                int(want_points),
+                int(want_points), first,
             ],
-            [array(grad_table, vec), array(grad_points, wp.vec3)],
+            [array(grad_table, vec), array(grad_points, wp.vec3), array(fetched)],
             points.device,
         )
         return (grad_points if want_points else None), grad_table, None, None
