@@ -63,7 +63,7 @@ def with_teeth(template: RiggedTemplate) -> RiggedTemplate:
     upper, faces = _arch(x, y, z - OVERBITE, z - OVERBITE + HEIGHT)
     lower, _ = _arch(x, y + OVERBITE, z - OVERBITE - HEIGHT, z - OVERBITE)
     V, U = len(template.vertices), len(upper)
-    head, jaw = _skull_joint(template, mouth), _jaw_joint(template)
+    head, jaw = _skull_joint(template, mouth), template.jaw_joint
     weights = np.zeros((2 * U, len(template.joint_names)), dtype=np.float32)
     weights[:U, head] = weights[U:, head if jaw is None else jaw] = 1.0
     basis = np.zeros((len(template.expression_names), 2 * U, 3), dtype=np.float32)
@@ -121,17 +121,13 @@ def jaw_motion(template: RiggedTemplate) -> Float[Array, "V 3"] | None:
     names = [str(name).lower().replace("_", "") for name in template.expression_names]
     if "jawopen" in names:
         return template.expression_basis[names.index("jawopen")].astype(np.float64)
-    jaw = _jaw_joint(template)
+    jaw = template.jaw_joint
     if jaw is None:
         return None
     angle = math.radians(15.0)
     turn = np.array([[1, 0, 0], [0, math.cos(angle), -math.sin(angle)], [0, math.sin(angle), math.cos(angle)]])
     arm = template.vertices.astype(np.float64) - template.joints[jaw]
     return template.skin_weights[:, jaw, None] * (arm @ turn.T - arm)
-
-
-def _jaw_joint(template: RiggedTemplate) -> int | None:
-    return next((i for i, name in enumerate(template.joint_names) if "jaw" in str(name).lower()), None)
 
 
 def _skull_joint(template: RiggedTemplate, mouth: Mouth) -> int:

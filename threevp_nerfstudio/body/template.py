@@ -41,6 +41,11 @@ class RiggedTemplate:
     body_model: str = "unknown"
     license: str = "unknown"
 
+    @property
+    def jaw_joint(self) -> int | None:
+        """The joint that opens the mouth; None where a channel of expression does."""
+        return next((i for i, name in enumerate(self.joint_names) if "jaw" in str(name).lower()), None)
+
     def save(self, path: Path | str) -> None:
         """Write `template.npz` (no pickled objects), atomically."""
         _save_npz(self, Path(path))

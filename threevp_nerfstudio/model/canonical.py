@@ -74,7 +74,7 @@ class CanonicalTemplate(nn.Module):
     def _canonical_vertices(self, template: RiggedTemplate) -> Float[Tensor, "V 3"]:
         joints = torch.zeros(1, len(template.joint_names), 3)
         expression = torch.zeros(1, len(template.expression_names))
-        jaw = next((i for i, n in enumerate(template.joint_names) if "jaw" in str(n).lower()), None)
+        jaw = template.jaw_joint
         names = [str(n).lower().replace("_", "") for n in template.expression_names]
         if jaw is not None:
             joints[0, jaw, 0] = math.radians(CANONICAL_JAW_DEG)

@@ -61,7 +61,7 @@ class Performance(nn.Module):
     ) -> None:
         super().__init__()
         self.rigged = motion.rigged
-        self.jaw = next((i for i, name in enumerate(template.joint_names) if "jaw" in str(name).lower()), None)
+        self.jaw = template.jaw_joint
         if motion.rigged:
             self.conditioning_names = tuple(str(n) for n in template.expression_names)
             if self.jaw is not None:

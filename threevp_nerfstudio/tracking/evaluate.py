@@ -230,21 +230,16 @@ def signal(capture: Capture, rows: Int[Array, "n"], channels: tuple[str, ...]) -
     values = motion.expression if motion.rigged else motion.conditioning
     columns = [names.index(c) for c in channels if c in names]
     total = values[index][:, columns].mean(1).astype(np.float64) if columns else np.full(len(rows), np.nan)
-    joint = jaw_joint(capture.template)
+    joint = capture.template.jaw_joint
     if "jawOpen" in channels and motion.rigged and joint is not None:
         turned = np.linalg.norm(motion.joint_rotations[index, joint], axis=-1) / 0.35  # about as far as a jaw opens, radians
         total = np.where(np.isfinite(total), total, 0.0) + turned
     return total
 
 
-def jaw_joint(template: RiggedTemplate) -> int | None:
-    names = [str(n).lower() for n in template.joint_names]
-    return next((i for i, n in enumerate(names) if n == "jaw"), None)
-
-
 def jaw_error(ours: Capture, theirs: Capture, a: Array, b: Array) -> float:
     """Mean angle between the jaw joints' rotations, degrees; NaN unless both have one."""
-    i, j = jaw_joint(ours.template), jaw_joint(theirs.template)
+    i, j = ours.template.jaw_joint, theirs.template.jaw_joint
     if i is None or j is None or not (ours.motion.rigged and theirs.motion.rigged):
         return float("nan")
     from scipy.spatial.transform import Rotation
