@@ -70,6 +70,13 @@ def test_opacity_loss_is_finite_at_certainty_and_smallest_at_the_matte():
     assert torch.isfinite(wrong) and wrong > 5
 
 
+def test_rays_beside_the_subject_count_more_in_the_opacity_loss():
+    inside, beside = torch.tensor([0.8]), torch.tensor([0.2])
+    full, none = torch.ones(1), torch.zeros(1)
+    assert losses.opacity(inside, full, 4.0) == losses.opacity(inside, full)
+    torch.testing.assert_close(losses.opacity(beside, none, 4.0), 4.0 * losses.opacity(beside, none))
+
+
 def test_distortion_is_least_when_the_weight_sits_in_one_place():
     t = torch.linspace(1.0, 1.2, 11)[None]
     width = torch.full((1, 11), 0.02)

@@ -14,10 +14,13 @@ def photometric(
     return (weight * (predicted - target).square().mean(-1)).mean()
 
 
-def opacity(accumulation: Float[Tensor, "R"], matte: Float[Tensor, "R"]) -> Float[Tensor, ""]:
-    """Binary cross entropy of the accumulation against the matte's alpha."""
+def opacity(
+    accumulation: Float[Tensor, "R"], matte: Float[Tensor, "R"], background: float = 1.0
+) -> Float[Tensor, ""]:
+    """Binary cross entropy of the accumulation against the matte's alpha; rays beside the subject count `background` times."""
     p = accumulation.clamp(1e-4, 1.0 - 1e-4)
-    return -(matte * p.log() + (1.0 - matte) * (1.0 - p).log()).mean()
+    entropy = -(matte * p.log() + (1.0 - matte) * (1.0 - p).log())
+    return (torch.where(matte > 0, 1.0, background) * entropy).mean()
 
 
 def distortion(

@@ -82,7 +82,9 @@ class ThreeVPModelConfig(ModelConfig):
     background_color: Literal["white", "black", "gray"] = "white"
     """Behind the subject when rendering; `accumulation` is its alpha. Training uses random colours."""
     opacity_loss: float = 0.03
-    """Weight of the cross entropy of opacity against the matte."""
+    """Weight of the cross entropy of opacity against the matte. More keeps edges, and costs detail inside."""
+    opacity_background: float = 4.0
+    """How much more it counts for rays beside the subject, which it keeps clean."""
     distortion_loss: float = 0.0
     """Weight of the spread of a ray's weights (per metre)."""
     displacement_loss: float = 0.0
@@ -311,7 +313,8 @@ class ThreeVPModel(Model):
         config = self.config
         result = {
             "rgb_loss": losses.photometric(outputs["rgb"], outputs["target"], outputs["weight"]),
-            "opacity_loss": config.opacity_loss * losses.opacity(outputs["accumulation"], outputs["alpha"]),
+            "opacity_loss": config.opacity_loss
+            * losses.opacity(outputs["accumulation"], outputs["alpha"], config.opacity_background),
         }
         if "distortion" in outputs:
             result["distortion_loss"] = config.distortion_loss * outputs["distortion"]
