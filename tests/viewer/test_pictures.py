@@ -139,6 +139,16 @@ def test_going_beyond_training_reaches_the_blendfields(avatar, pipeline):
     assert names[index] == CHANNEL and len(values) == len(names)
 
 
+def test_without_a_field_for_each_channel_the_bars_show_the_channels(avatar, pipeline, monkeypatch: pytest.MonkeyPatch):
+    state, model = avatar.state, pipeline.model
+    state.set_value(CHANNEL, 0.3)
+    pose = state.state(state.snapshot(), 0.0)
+    monkeypatch.setattr(model.field.blendfields, "num_fields", 2)
+    names, values = coefficients(model, pose)
+    assert names == list(model.performance.conditioning_names)
+    assert values[names.index(CHANNEL)] == pytest.approx(0.3, abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("state", "action", "stops"),
     [("high", "move", True), ("high", "step", False), ("low_static", "move", True), ("low_move", "move", False), ("high", None, False)],

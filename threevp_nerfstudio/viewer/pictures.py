@@ -140,13 +140,17 @@ def field_share(field: ThreeVPField, samples: CanonicalSamples, index: int) -> F
 
 
 def coefficients(model: ThreeVPModel, state: PoseState) -> tuple[list[str], Float[np.ndarray, "K"]]:
-    """Names and current coefficients of the blendfields; empty where there are none."""
+    """What drives the blendfields, by name: their coefficients where each has a channel of its own, else the channels, which
+    say more than the coefficients of nameless mixtures. Empty where there are no blendfields."""
     blendfields = model.field.blendfields
     if blendfields is None:
         return [], np.zeros(0)
+    names = model.performance.conditioning_names
     with torch.no_grad():
-        values = blendfields.mapping(model.condition(state))[0].cpu().numpy()
-    return field_names(model), values
+        values = model.condition(state)
+        if field_names(model) == list(names):
+            values = blendfields.mapping(values)
+    return list(names), values[0].cpu().numpy()
 
 
 def field_names(model: ThreeVPModel) -> list[str]:
