@@ -41,7 +41,6 @@ def test_hash_grid_agrees_with_its_twin(features: int, device: str):
     points.requires_grad_()
     upstream = torch.randn(300, 5 * features, device=device)
     results = []
-    upstream[::7] = 0.0  # samples that no light gets to
     moving = torch.arange(300, device=device) % 3 > 0
     for encode in (hash_encode, hash_encode_torch):
         out = encode(points, table, resolutions)

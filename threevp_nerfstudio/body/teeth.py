@@ -1,7 +1,7 @@
 """Arches of teeth for templates that have none.
 
 What is seen in an open mouth is mostly teeth; SMPL-X, FLAME and most scans have none (Anny has). Points of the mouth's inside
-then ride on whatever is nearest, the lips or the tongue, and be torn between them as the mouth moves. Two arches behind the
+then ride on whatever is nearest, the lips or the tongue, and are torn between them as the mouth moves. Two arches behind the
 lips, one that stays with the skull and one that goes with the jaw, carry them as they really move (as the teeth of
 GaussianAvatars, Qian et al. 2024, do for FLAME). They say how space moves there, not where the teeth are: a rigid motion is
 the same for every point, so an arch that is some millimetres off does its work.

@@ -111,8 +111,6 @@ def _kernels(features: int):
             fetched[level] = total
             return
         g = grad_out[i, level]
-        if wp.dot(g, g) == 0.0:
-            return  # a sample that no light gets to
         size = wp.uint32(table.shape[1])
         r = wp.float32(resolutions[level])
         p = points[i] * r
