@@ -7,11 +7,14 @@ like a person; what they take for a person but what is there unchanged whenever 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray as Array
+
+from threevp_nerfstudio.tracking.store import read_arrays, write_arrays
 
 LOW_RESOLUTION = 128
 FREE_BELOW = 40
@@ -38,6 +41,17 @@ class Background:
     known: Bool[Array, "h w"]
     noise: Float[Array, "h w"]
     """Standard deviation in 8-bit levels."""
+
+
+    def save(self, path: Path) -> None:
+        """Write an .npz without pickled objects."""
+        write_arrays(path, colour=self.colour.astype(np.float16), known=self.known, noise=self.noise.astype(np.float16))
+
+    @classmethod
+    def load(cls, path: Path) -> Background:
+        """Read what `save` wrote. Raises `TrackError`."""
+        arrays = read_arrays(path)
+        return cls(arrays["colour"].astype(np.float32), arrays["known"], arrays["noise"].astype(np.float32))
 
 
 def from_plate(plate: UInt8[Array, "h w 3"], noise: float = 3.0) -> Background:

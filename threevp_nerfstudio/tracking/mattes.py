@@ -17,8 +17,21 @@ from threevp_nerfstudio.tracking.unmixing import unmixed
 
 Segment = Callable[[UInt8[Array, "h w 3"]], UInt8[Array, "h w"]]
 """Coarse person probability of a picture, 255 = person."""
+WITHIN, NEAR = 6.0, 4.0
+"""Log odds inside of the tracked template, and how deep that is reached; pixels where it covers 300 x 300 of them."""
+BEYOND, FAR = 4.0, 16.0
+"""Log odds against the subject outside of it, and how far off."""
 SURE_ROOM = 8
 """Person probability (of 255) that the network gives to what is surely room."""
+
+
+@dataclass(frozen=True)
+class Matting:
+    """What mattes were made of, for making them again once there is a track."""
+
+    coarse: UInt8[Array, "N h w"] | None
+    """Person probabilities; None without a network."""
+    room: Background | None
 
 
 @dataclass(frozen=True)
@@ -51,11 +64,16 @@ def person_segmenter() -> Segment:
 
 
 def refine(
-    picture: UInt8[Array, "h w 3"], P: UInt8[Array, "h w"] | None, room: Background | None, previous: UInt8[Array, "h w"] | None
+    picture: UInt8[Array, "h w 3"],
+    P: UInt8[Array, "h w"] | None,
+    room: Background | None,
+    previous: UInt8[Array, "h w"] | None,
+    silhouette: Bool[Array, "h w"] | None = None,
 ) -> UInt8[Array, "h w"]:
     """The matte of one picture from person probabilities `P` and from what is known of the room (at least one of them).
 
     `previous` is the matte before: of several people or objects, the one that overlaps it is kept, else the largest.
+    `silhouette`: what the tracked template covers, once there is a track.
     """
     free = _surely_free(picture, P, room)
     logit = np.zeros(picture.shape[:2], np.float32)
@@ -65,6 +83,8 @@ def refine(
     if room is not None:
         ratio = evidence(picture, room, free)
         logit += cv2.boxFilter(ratio, -1, (3, 3) if P is not None else (5, 5))
+    if silhouette is not None:
+        logit += expected(silhouette)
     solid = _subject(logit > 0, previous)
     radius = max(2, round(max(solid.shape) / 170))
     band = _band(solid, radius)
@@ -74,6 +94,18 @@ def refine(
     behind = None if room is None else np.where(room.known[..., None], as_exposed(picture, room, free), np.nan)
     alpha = unmixed(picture, band, solid, alpha, behind, radius)
     return np.round(alpha * 255).astype(np.uint8)
+
+
+def expected(silhouette: Bool[Array, "h w"]) -> Float[Array, "h w"]:
+    """Log odds of the subject by what the tracked template covers.
+
+    Inside there is the subject, also where it has the room's colour (a chin in front of bricks). Just outside there may be hair and
+    clothes that the template lacks; farther off other evidence is needed.
+    """
+    inside = silhouette.astype(np.uint8)
+    depth = cv2.distanceTransform(inside, cv2.DIST_L2, 5) - cv2.distanceTransform(1 - inside, cv2.DIST_L2, 5)
+    unit = np.sqrt(max(float(silhouette.sum()), 1.0)) / 300
+    return np.where(depth > 0, WITHIN * (depth / (NEAR * unit)).clip(0, 1), -BEYOND * (-depth / (FAR * unit)).clip(0, 1)).astype(np.float32)
 
 
 def _surely_free(picture: Array, P: UInt8[Array, "h w"] | None, room: Background | None) -> Bool[Array, "h w"]:

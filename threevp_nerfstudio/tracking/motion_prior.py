@@ -10,6 +10,7 @@ from numpy import ndarray as Array
 
 from threevp_nerfstudio.tracking.parts import Parts
 from threevp_nerfstudio.tracking.posing import Freedoms, Pose, PosedRig, head_pivot, pose_difference, step_pose
+from threevp_nerfstudio.tracking.seat import Seat
 from threevp_nerfstudio.tracking.shape import SWAY_SPREAD
 from threevp_nerfstudio.tracking.solver import Prior
 
@@ -121,3 +122,12 @@ def between(rig: PosedRig, parts: Parts, who: Usual, before: Pose, after: Pose, 
     spread = prior.spread.copy()
     spread[:6] = 0.6 * spread[:6]
     return Prior(prior.mean, spread)
+
+
+def seated(prior: Prior, rig: PosedRig, parts: Parts, seat: Seat) -> Prior:
+    """The same on the turn, where the head keeps to its circle about the chair's axis."""
+    T = prior.mean.T_camera_root.copy()
+    T[:3, 3] += seat.head(T[:3, :3]) - head_pivot(rig, prior.mean, parts.skull[0])
+    spread = prior.spread.copy()
+    spread[3:6] = seat.sway
+    return Prior(replace(prior.mean, T_camera_root=T), spread)

@@ -20,6 +20,7 @@ from threevp_nerfstudio.tracking.framing import automatic_crop, parse_crop
 from threevp_nerfstudio.tracking.ingest import Geometry, Source, ingest, plan_geometry
 from threevp_nerfstudio.tracking.landmarks import assemble, face_detector, find_in, user_landmarks
 from threevp_nerfstudio.tracking.mattes import (
+    Matting,
     Segment,
     learn_room,
     matte_quality,
@@ -35,6 +36,8 @@ from threevp_nerfstudio.tracking.stages import Job, Workspace
 from threevp_nerfstudio.tracking.store import PictureWriter, open_pictures, read_arrays, write_arrays, write_json
 from threevp_nerfstudio.tracking.video import Clip, probe, resized
 
+SETTLED = "alpha.npy"
+"""Mattes that the tracking stage made anew, in its folder."""
 ROOM_SAMPLES = 56
 CANDIDATES = 240
 FEWEST = 8
@@ -130,6 +133,8 @@ def mattes_stage(job: Job) -> None:
     folder = job.workspace.folder("mattes")
     count, height, width = stored.rgb.shape[:3]
     coarse = None
+    for name in ("coarse.npy", "room.npz"):
+        (folder / name).unlink(missing_ok=True)
     with PictureWriter(folder / "all_alpha.npy", (height, width)) as writer:
         if job.settings.mattes is not None:
             _user_mattes(job, stored, writer)
@@ -147,7 +152,18 @@ def mattes_stage(job: Job) -> None:
     exposure_notes(pictures, keep, stored.times, job.note)
     write_arrays(folder / "mattes.npz", keep=keep, **vars(quality), **vars(pictures))
     _select(stored.rgb, alpha, keep, folder)
-    (folder / "coarse.npy").unlink(missing_ok=True)
+
+
+def matting(workspace: Workspace) -> Matting | None:
+    """What the mattes of the tracked pictures were made of; None where they are the user's own."""
+    folder = workspace.root / "mattes"
+    rows = np.flatnonzero(read_arrays(folder / "mattes.npz")["keep"])
+    coarse = open_pictures(folder / "coarse.npy") if (folder / "coarse.npy").is_file() else None
+    room = Background.load(folder / "room.npz") if (folder / "room.npz").is_file() else None
+    if coarse is None and room is None:
+        return None
+    whole = len(rows) == rows[-1] - rows[0] + 1  # then a view of the file does
+    return Matting(None if coarse is None else coarse[rows[0] : rows[-1] + 1] if whole else coarse[rows], room)
 
 
 def _user_mattes(job: Job, stored: Stored, writer: PictureWriter) -> None:
@@ -190,6 +206,7 @@ def _made_mattes(job: Job, stored: Stored, folder: Path, writer: PictureWriter) 
             )
     room = _room(job, stored, coarse)
     if room is not None:
+        room.save(folder / "room.npz")
         picture = np.where(room.known[..., None], room.colour, [255, 0, 255]).clip(0, 255).astype(np.uint8)
         cv2.imwrite(str(folder / "room.png"), picture[..., ::-1])
     before = None
@@ -331,14 +348,17 @@ def camera_stage(job: Job) -> None:
     write_json(job.workspace.folder("camera") / "camera.json", content)
 
 
-def load_footage(workspace: Workspace) -> tuple[Footage, CameraEstimate]:
-    """All that the input stages found."""
+def load_footage(workspace: Workspace, settled: bool = False) -> tuple[Footage, CameraEstimate]:
+    """All that the input stages found. `settled`: with the mattes that the track has settled, where there are such."""
     stored, rgb, alpha, rows = selected(workspace)
     found = read_arrays(workspace.root / "landmarks" / "landmarks.npz")
     split = Split(**read_json(workspace.root / "landmarks" / "split.json"))
     content = read_json(workspace.root / "camera" / "camera.json")
     camera = PinholeCamera(**{**content["camera"], "distortion": tuple(content["camera"]["distortion"])})
     times = stored.times[rows]
+    better = workspace.root / "tracking" / SETTLED
+    if settled and better.is_file():
+        alpha = open_pictures(better)
     footage = Footage(
         rgb=rgb,
         alpha=alpha,

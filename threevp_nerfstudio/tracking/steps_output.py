@@ -19,8 +19,9 @@ from threevp_nerfstudio.tracking.fitted import FittedTemplate
 from threevp_nerfstudio.tracking.quality import spans
 from threevp_nerfstudio.tracking.report import ReportData, write_report
 from threevp_nerfstudio.tracking.settings import TrackSettings
+from threevp_nerfstudio.tracking.settling import Settling
 from threevp_nerfstudio.tracking.stages import Job, Workspace
-from threevp_nerfstudio.tracking.steps_input import load_footage, selected
+from threevp_nerfstudio.tracking.steps_input import SETTLED, load_footage, matting, selected
 from threevp_nerfstudio.tracking.track import TrackOptions, track
 from threevp_nerfstudio.tracking.trajectory import Track
 
@@ -69,9 +70,12 @@ def tracking_stage(job: Job) -> None:
     mark = folder / "partial_of.json"
     of = json.dumps({"options": asdict(options), "template": (job.workspace.root / "template" / "fitted.npz").stat().st_mtime_ns})
     if not mark.is_file() or mark.read_text() != of:
-        partial.unlink(missing_ok=True)
+        for stale in (partial, folder / SETTLED):
+            stale.unlink(missing_ok=True)
         mark.write_text(of)
-    result = track(footage, fitted, options, resume=partial, progress=job.progress)
+    source = matting(job.workspace)
+    settle = None if source is None else Settling(footage, source, folder / SETTLED, job.progress)
+    result = track(footage, fitted, options, resume=partial, settle=settle, progress=job.progress)
     result.save(folder / "track.npz")
     partial.unlink(missing_ok=True)
     mark.unlink(missing_ok=True)
@@ -91,7 +95,7 @@ def load_track(workspace: Workspace) -> Track:
 
 def capture_stage(job: Job) -> None:
     """The capture folder; read back through the strict reader."""
-    footage, _ = load_footage(job.workspace)
+    footage, _ = load_footage(job.workspace, settled=True)
     stored, _, _, rows = selected(job.workspace)
     fitted, found = load_fitted(job.workspace), load_track(job.workspace)
     if not 0 <= job.settings.val_share < 0.9:
@@ -104,7 +108,7 @@ def capture_stage(job: Job) -> None:
 
 def report_stage(job: Job) -> None:
     """report.html and report.json."""
-    footage, estimate = load_footage(job.workspace)
+    footage, estimate = load_footage(job.workspace, settled=True)
     fitted, found = load_fitted(job.workspace), load_track(job.workspace)
     data = ReportData(
         title=job.workspace.output.name,

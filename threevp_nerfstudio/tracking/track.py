@@ -7,30 +7,47 @@ backward, each drawn to the estimates on both sides of it. The cost grows linear
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float
 from numpy import ndarray as Array
 from scipy.spatial.transform import Rotation
 
+from threevp_nerfstudio.capture.cameras import pixel_directions
 from threevp_nerfstudio.tracking.appearance import Appearance
 from threevp_nerfstudio.tracking.confidence import confidence, head_rotation_jacobian
+from threevp_nerfstudio.tracking.depth import smoothed_depth
 from threevp_nerfstudio.tracking.evidence import Evidence, evidence
 from threevp_nerfstudio.tracking.fit import Progress
 from threevp_nerfstudio.tracking.fitted import FittedTemplate, read_npz, write_npz
 from threevp_nerfstudio.tracking.footage import Footage
-from threevp_nerfstudio.tracking.motion_prior import Usual, between, following, loose_prior, neutral, predicted, usual
+from threevp_nerfstudio.tracking.motion_prior import (
+    Usual,
+    between,
+    following,
+    loose_prior,
+    neutral,
+    predicted,
+    seated,
+    usual,
+)
 from threevp_nerfstudio.tracking.parts import MOVES, find_parts
-from threevp_nerfstudio.tracking.posing import Pose, PosedRig
+from threevp_nerfstudio.tracking.posing import Pose, PosedRig, head_pivot
 from threevp_nerfstudio.tracking.restart import restart
+from threevp_nerfstudio.tracking.seat import Seat, find_seat
+from threevp_nerfstudio.tracking.settling import Silhouette
 from threevp_nerfstudio.tracking.shape import outline_trust
-from threevp_nerfstudio.tracking.solver import FrameSolver, Solution, Subject
-from threevp_nerfstudio.tracking.trajectory import Track
+from threevp_nerfstudio.tracking.solver import FrameSolver, Prior, Solution, Subject
+from threevp_nerfstudio.tracking.trajectory import OPENGL_FROM_OPENCV, Track
 
 __all__ = ["Track", "TrackOptions", "track"]
 
+Settle = Callable[[Silhouette], Array]
+"""Mattes (N, h, w) of all pictures, from what the template covers in them."""
 STATE_VERSION = 1
 SAVE_EVERY_S = 20.0
 RETRY_AFTER = 5
@@ -57,9 +74,11 @@ def track(
     fitted: FittedTemplate,
     options: TrackOptions,
     resume: Path | None = None,
+    settle: Settle | None = None,
     progress: Progress = lambda *_: None,
 ) -> Track:
     """Track all pictures of the footage. With `resume`, the state is kept in that .npz every few seconds and taken up from it.
+    `settle` gives better mattes for the backward pass, from what the template covers after the forward pass.
 
     Raises `TrackError`.
     """
@@ -68,14 +87,16 @@ def track(
     if state is None:
         state = _State.empty(len(footage), tracker.rig)
     try:
-        _run(tracker, state, options, resume, progress)
+        _run(tracker, state, options, resume, settle, progress)
     finally:
         if resume is not None:  # also after Ctrl-C: what was tracked is not lost
             state.save(resume)
     return tracker.result(state)
 
 
-def _run(tracker: _Tracker, state: _State, options: TrackOptions, resume: Path | None, progress: Progress) -> None:
+def _run(
+    tracker: _Tracker, state: _State, options: TrackOptions, resume: Path | None, settle: Settle | None, progress: Progress
+) -> None:
     N, saved = len(state.expression), time.monotonic()
 
     def kept() -> None:
@@ -89,6 +110,8 @@ def _run(tracker: _Tracker, state: _State, options: TrackOptions, resume: Path |
         state.forward += 1
         progress("forward", state.forward, N)
         kept()
+    if settle is not None:
+        tracker.footage = replace(tracker.footage, alpha=settle(lambda i: None if state.lost[i] else tracker.covered(state.pose(i))))
     while options.backward_pass and state.backward < N:
         tracker.backward(state, N - 1 - state.backward)
         state.backward += 1
@@ -157,6 +180,8 @@ class _Tracker:
         self.performing = usual(self.parts, names, channels, stance, face=True)
         self.turning = usual(self.parts, names, channels, stance, face=False)
         self.solvers = {True: FrameSolver(subject, self.turning.freedoms), False: FrameSolver(subject, self.performing.freedoms)}
+        self._rays: torch.Tensor | None = None
+        self.seat = _seat(self.rig, fitted, self.parts.skull[0])
         self.reference = (max(1.6 * fitted.report.get("photometric", 0.02), 0.012), fitted.report.get("silhouette_iou", 0.95))
 
     # ---- passes ----------------------------------------------------------------------------------------------------
@@ -170,7 +195,7 @@ class _Tracker:
             solution, restarted = restart(solver, picture, who, self.fitted.T_camera_root), i > 0
         else:
             schedule = TURN_SCHEDULE if static else FORWARD_SCHEDULE
-            solution = solver.solve(picture, guess, following(who, guess, last, lapse), schedule, who.limits)
+            solution = solver.solve(picture, guess, self._seated(following(who, guess, last, lapse), static), schedule, who.limits)
             restarted = False
             waiting = bool(state.lost[max(0, i - RETRY_AFTER) : i].any()) and i % RETRY_AFTER != 0
             if self._misfits(solution, picture) and not waiting:
@@ -199,6 +224,7 @@ class _Tracker:
             prior = following(who, here, last, abs(float(times[i] - times[sides[0]])))
         else:
             prior = loose_prior(who, here)
+        prior = self._seated(prior, static)
         start = prior.mean if state.lost[i] else here
         solution = solver.solve(picture, start, prior, BACKWARD_SCHEDULE, who.limits)
         worse = self._badness(solution) > 1.05 * (state.photometric[i] + 0.3 * (1 - state.iou[i])) + 0.002
@@ -206,6 +232,20 @@ class _Tracker:
             return
         self._store(state, i, solution, picture, who)
         state.lost[i] = self._misfits(solution, picture)
+
+    def covered(self, pose: Pose) -> Bool[Array, "u v"]:
+        """What the template covers in a pose, at half of the footage's resolution."""
+        camera = self.footage.camera
+        if self._rays is None:
+            w, h = camera.width // 2, camera.height // 2
+            K = np.diag([w / camera.width, h / camera.height, 1.0]) @ camera.matrix
+            directions = pixel_directions(K, np.array(camera.distortion), w, h) @ OPENGL_FROM_OPENCV[:3, :3]
+            self._rays = torch.as_tensor(directions, dtype=torch.float32)
+        x = self.rig.place(self.rig.points, pose).camera
+        mesh = self.solvers[True].observer.mesh
+        mesh.update(torch.as_tensor(x, dtype=torch.float32))
+        found = mesh.cast(torch.eye(4), self._rays.reshape(-1, 3)).found
+        return found.numpy().reshape(self._rays.shape[:2])
 
     def _joined(self, state: _State, k: int, i: int) -> bool:
         """Neighbours tell of each other, unless one is lost, or the track jumped between them."""
@@ -231,6 +271,10 @@ class _Tracker:
         earlier = float(times[i - 1] - times[i - 2]) if i >= 2 else 0.0
         return predicted(self.rig, self.parts, who, last, before, lapse, earlier), last, lapse
 
+    def _seated(self, prior: Prior, static: bool) -> Prior:
+        """On the turn the chair's circle says more about depth than the pictures do."""
+        return prior if self.seat is None or not static else seated(prior, self.rig, self.parts, self.seat)
+
     def _badness(self, solution: Solution) -> float:
         return (solution.photometric if np.isfinite(solution.photometric) else 1.0) + 0.3 * (1 - solution.iou)
 
@@ -250,11 +294,22 @@ class _Tracker:
         J = head_rotation_jacobian(self.rig, pose, who.freedoms, self.parts.skull[0])
         state.confidence[i] = confidence(solution.information, who.spread, J, who.freedoms, quality)
 
+    def _steadied(self, state: _State) -> Float[Array, "N 4 4"]:
+        """`T_camera_root` with the performance's depths as the motion across the line of sight lets one expect them."""
+        T, rows = state.T_camera_root.copy(), np.flatnonzero(~self.footage.static)
+        if not len(rows):
+            return T
+        heads = np.array([head_pivot(self.rig, state.pose(i), self.parts.skull[0]) for i in rows])
+        seat = self.seat.head(T[rows, :3, :3]) if self.seat is not None else np.broadcast_to(heads.mean(0), heads.shape)
+        depth = smoothed_depth(self.footage.times[rows], heads, seat, ~state.lost[rows])
+        T[rows, :3, 3] += heads * (depth / np.linalg.norm(heads, axis=1) - 1.0)[:, None]
+        return T
+
     def result(self, state: _State) -> Track:
         """The track as the format wants it."""
         return Track(
             times=np.asarray(self.footage.times, dtype=np.float64),
-            T_camera_root=state.T_camera_root,
+            T_camera_root=self._steadied(state),
             joint_rotations=state.rotations,
             expression=state.expression,
             confidence=np.where(state.lost[:, None], 0.0, state.confidence),
@@ -264,6 +319,13 @@ class _Tracker:
             lost=state.lost,
             restarted=state.restarted,
         )
+
+
+def _seat(rig: PosedRig, fitted: FittedTemplate, head: int) -> Seat | None:
+    """Where the head sat in the pictures that the template was fitted to."""
+    none = np.zeros(len(rig.points.basis))
+    poses = [Pose(T, rotations, none) for T, rotations in zip(fitted.T_camera_root, fitted.joint_rotations, strict=True)]
+    return find_seat(fitted.T_camera_root[:, :3, :3], np.array([head_pivot(rig, pose, head) for pose in poses]))
 
 
 def _interpolated(fitted: FittedTemplate, times: Float[Array, "N"], i: int) -> Float[Array, "4 4"]:

@@ -1,0 +1,80 @@
+"""How far away the head was over time: sizes err for a while in one direction, and a head moves in depth as it does sideways.
+
+A head's place along the line of sight is told by its size alone, of which a quarter of a percent is 4 mm. What a picture says
+about that is wrong in the same way for as long as an expression lasts, so that neighbours hardly correct each other. How far and how
+quickly this person moves is seen across the line of sight; in depth it is about the same. Both make a Gaussian process: the motion,
+with the amplitude and the time scale of the motion across, plus an error with those of sizes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy import ndarray as Array
+
+SIZE_NOISE = 0.003
+"""Standard deviation of a picture's size, of 1, which is wrong ..."""
+SIZE_LASTS = 0.2
+"""... for about this long, seconds."""
+LEAST_MOTION = 0.001
+"""Metres that everybody moves."""
+LAGS = (0.1, 0.2, 0.3, 0.5, 0.8)
+"""Seconds between two looks at how alike places still are."""
+SHORTEST, LONGEST = 0.1, 2.0
+"""Bounds of the motion's time scale, seconds."""
+WINDOW, OVERLAP = 900, 150
+"""Pictures that are smoothed at once, and how many at its ends are left to the next."""
+
+
+def smoothed_depth(
+    times: Float[Array, "N"], heads: Float[Array, "N 3"], expected: Float[Array, "N 3"], usable: Bool[Array, "N"]
+) -> Float[Array, "N"]:
+    """Distances of the head from the camera, metres, along the lines of sight through `heads`.
+
+    Args:
+        times: seconds, ascending.
+        heads: places as tracked, camera axes.
+        expected: places about which the head moves: of a seat, or the mean.
+        usable: places that were found; where they are not, depths stay as they are.
+    """
+    distance = np.linalg.norm(heads, axis=1)
+    rows = np.flatnonzero(usable)
+    if len(rows) < 8:
+        return distance
+    ray = heads / np.maximum(distance, 1e-9)[:, None]
+    off = heads - expected
+    depth = (off * ray).sum(1)
+    across = off - depth[:, None] * ray
+    size, lasts = motion_across(times[rows], across[rows])
+    result = distance.copy()
+    for start in range(0, len(rows), WINDOW - 2 * OVERLAP):
+        part = rows[start : start + WINDOW]
+        lapse = times[part][:, None] - times[part][None]
+        motion = size**2 * np.exp(-0.5 * (lapse / lasts) ** 2)
+        noise = (SIZE_NOISE * distance[part].mean()) ** 2 * np.exp(-0.5 * (lapse / SIZE_LASTS) ** 2)
+        seen = motion + noise + (0.1 * LEAST_MOTION) ** 2 * np.eye(len(part))
+        middle = depth[part].mean()
+        smooth = middle + motion @ np.linalg.solve(seen, depth[part] - middle)
+        first = 0 if start == 0 else OVERLAP  # the window before has these
+        result[part[first:]] = (distance[part] + smooth - depth[part])[first:]
+        if start + WINDOW >= len(rows):
+            break
+    return result
+
+
+def motion_across(times: Float[Array, "n"], across: Float[Array, "n 3"]) -> tuple[float, float]:
+    """Amplitude (metres, of one direction) and time scale (seconds) of the motion across the line of sight."""
+    centred = across - across.mean(0)
+    variance = float((centred**2).sum(1).mean()) / 2
+    size = max(np.sqrt(variance), LEAST_MOTION)
+    step = float(np.median(np.diff(times)))
+    scales = []
+    for lag in LAGS:
+        k = max(1, round(lag / step))
+        if k >= len(times) // 2:
+            break
+        alike = float((centred[k:] * centred[:-k]).sum(1).mean()) / 2 / max(variance, 1e-12)
+        if 0.05 < alike < 0.999:
+            scales.append(k * step / np.sqrt(-2 * np.log(alike)))
+    lasts = float(np.median(scales)) if scales else LONGEST
+    return size, float(np.clip(lasts, SHORTEST, LONGEST))
