@@ -444,21 +444,6 @@ def test_a_cell_that_is_seen_now_and_then_is_never_hidden():
         assert grid.skip[1, 1, 1] == 0
 
 
-def test_pictures_see_filled_cells_and_some_training_rays_those_beside_them():
-    grid = occupancy_block()
-    grid.density.zero_()
-    grid.density[1, 1, 1] = 50.0
-    grid.refresh(1.0)
-    filled, grown = (view.skip == 0 for view in (grid.view, grid.growing_view))
-    assert filled.sum() == 1 and filled[1, 1, 1]
-    assert grown.sum() == 7 and grown[0, 1, 1] and grown[1, 1, 2]
-    other = occupancy_block()
-    other.load_state_dict(grid.state_dict())  # what grows is not in checkpoints, and found anew at the next refresh
-    assert (other.growing_view.skip == grid.view.skip).all()
-    other.refresh(1.0)
-    assert (other.growing_view.skip == grid.growing_view.skip).all()
-
-
 def test_carved_cells_stay_empty_whatever_the_field_says():
     grid = occupancy_block()
     empty = grid.centers()[:, 2] > 3.2

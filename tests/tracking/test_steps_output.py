@@ -64,7 +64,7 @@ def known(tiny_capture: Path, monkeypatch: pytest.MonkeyPatch):
         progress("shape", 1, 1)
         return fitted
 
-    def follow(seen, fitted, options, resume=None, progress=lambda *_: None):
+    def follow(seen, fitted, options, resume=None, settle=None, progress=lambda *_: None):
         calls["resume"] = resume
         lost = np.zeros(len(track), dtype=bool)
         lost[5] = True

@@ -220,9 +220,7 @@ class ThreeVPModel(Model):
         self._staged = None  # surfaces are scratch memory: the picture's is posed over
         state = self.performance.at_frames(unique)
         surface, settings = self.canonical.pose(state), self.march_settings()
-        grows = self.step % self.config.occupancy.grow_every == 0
-        view = self.occupancy.growing_view if grows else self.occupancy.view
-        samples = march(bundle.origins, bundle.directions, slots, surface, view, settings, seed)
+        samples = march(bundle.origins, bundle.directions, slots, surface, self.occupancy.view, settings, seed)
         across = bundle.metadata["across"].view(-1, 3, 2)
         light, along, across = local_frames(samples.M, state.room[slots], bundle.directions, across)
         return MappedRays(

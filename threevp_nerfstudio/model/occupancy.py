@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from threevp_nerfstudio.disk_cache import cached
@@ -54,8 +54,6 @@ class OccupancyConfig:
     """Of a cell's density at each evaluation."""
     refresh_every: int = 32
     """Steps between rebuilds of what the marcher skips."""
-    grow_every: int = 4
-    """Steps of which one looks beside the filled cells, too, for what is not filled yet. Pictures do not."""
 
 
 def shell_cells(
@@ -101,7 +99,6 @@ class CanonicalOccupancy(nn.Module):
         self.register_buffer("density", torch.where(shell, initial, 0.0).float())
         self.register_buffer("unseen", torch.zeros(shell.shape))
         self.register_buffer("skip", torch.zeros(shell.shape, dtype=torch.uint8))
-        self.register_buffer("growing_skip", torch.zeros(shell.shape, dtype=torch.uint8), persistent=False)
         self.register_buffer("carved", torch.zeros((), dtype=torch.bool))
         self.register_buffer("origin", origin.float())
         self.cell = cell
@@ -120,17 +117,10 @@ class CanonicalOccupancy(nn.Module):
         self.active = self.shell.flatten().nonzero().squeeze(-1)
         self.is_carved = bool(self.carved)
         self._origin = tuple(self.origin.tolist())
-        self.growing_skip = self.skip.clone()
 
     @property
     def view(self) -> OccupancyView:
-        """The cells that are filled."""
         return OccupancyView(self.skip, self._origin, self.cell)
-
-    @property
-    def growing_view(self) -> OccupancyView:
-        """The cells that are filled, and those beside them: for training rays, so that what is filled can grow."""
-        return OccupancyView(self.growing_skip, self._origin, self.cell)
 
     @property
     def occupied_fraction(self) -> float:
@@ -193,28 +183,22 @@ class CanonicalOccupancy(nn.Module):
 
     @torch.no_grad()
     def refresh(self, threshold: float) -> None:
-        """Recompute what the marcher skips: cells above `threshold` (1/m) stay; in the view that grows, those that share a
-        side with one, too."""
+        """Recompute what the marcher skips: cells above `threshold` (1/m) and those that share a side with one stay, so
+        that what is filled can grow."""
         self.unseen.clamp_(-4 * SEEN_VOTES, 4 * SEEN_VOTES)
-        filled = self.shell & (self.density > threshold)
-        grown = filled.clone()
+        occupied = self.shell & (self.density > threshold)
+        reached = occupied.clone()
         for axis in range(3):
-            n = filled.shape[axis]
-            grown.narrow(axis, 1, n - 1).logical_or_(filled.narrow(axis, 0, n - 1))
-            grown.narrow(axis, 0, n - 1).logical_or_(filled.narrow(axis, 1, n - 1))
-        grown &= self.shell
-        hidden = grown & (self.unseen >= HIDDEN_VOTES)
-        for skip, reached in ((self.skip, filled), (self.growing_skip, grown)):
-            skip.copy_(_away(reached).masked_fill_(hidden, HIDDEN).masked_fill_(self.core, CORE))
-
-
-def _away(reached: Bool[Tensor, "X Y Z"]) -> UInt8[Tensor, "X Y Z"]:
-    """Cells (Chebyshev) to the nearest that is reached, saturated."""
-    away = torch.where(reached, 0, 1).to(torch.uint8)
-    for _ in range(MAX_SKIP):
-        reached = _dilate(reached)
-        away += ~reached
-    return away
+            n = occupied.shape[axis]
+            reached.narrow(axis, 1, n - 1).logical_or_(occupied.narrow(axis, 0, n - 1))
+            reached.narrow(axis, 0, n - 1).logical_or_(occupied.narrow(axis, 1, n - 1))
+        reached &= self.shell
+        skip = torch.where(reached, 0, 1).to(torch.uint8)
+        for _ in range(MAX_SKIP):
+            reached = _dilate(reached)
+            skip += ~reached
+        hidden = self.shell & (skip == 0) & (self.unseen >= HIDDEN_VOTES)
+        self.skip.copy_(skip.masked_fill_(hidden, HIDDEN).masked_fill_(self.core, CORE))
 
 
 def _dilate(mask: Tensor) -> Tensor:
