@@ -26,7 +26,6 @@ from threevp_nerfstudio.tracking.fitted import azimuth_of
 from threevp_nerfstudio.tracking.footage import PinholeCamera
 from threevp_nerfstudio.tracking.parts import Parts, vertex_areas
 from threevp_nerfstudio.tracking.posing import Freedoms, Points, Pose, PosedRig, head_pivot, middle, step_pose
-from threevp_nerfstudio.tracking.seat import find_seat
 from threevp_nerfstudio.tracking.shared_colours import SharedColours
 from threevp_nerfstudio.tracking.terms import DETECTOR_LAG, System, add_colours, add_landmarks, add_outline, colour_term
 from threevp_nerfstudio.tracking.visibility import Observer, View, overlap
@@ -170,7 +169,7 @@ class TurnProblem:
             _scatter(system, part, _columns(k, self.head, each))
         if looks is not None:
             shared.eliminate(system)
-        self._priors(system, estimate, seated=dressed and looks is not None)
+        self._priors(system, estimate)
 
         def mean(values: list[Array]) -> float:
             kept = [np.median(v) for v in values if len(v)]
@@ -222,7 +221,7 @@ class TurnProblem:
         zoom = placed.camera * np.array([1.0, 1.0, 0.0])
         return placed.camera, np.concatenate([identity, zoom[:, :, None], shared, own], axis=2)
 
-    def _priors(self, system: System, estimate: TurnEstimate, seated: bool) -> None:
+    def _priors(self, system: System, estimate: TurnEstimate) -> None:
         identity = self.body.identity
         size = len(system.g)
         offset, spread = np.zeros(size), np.full(size, np.inf)
@@ -239,24 +238,9 @@ class TurnProblem:
             rows = slice(self.head + f * self.sway.count + 6, self.head + (f + 1) * self.sway.count)
             offset[rows] = (pose.rotations - estimate.stance)[list(self.sway.joints)].reshape(-1)
             spread[rows] = SWAY_SPREAD
-        if seated:
-            self._seat(estimate, offset, spread)
         system.add_prior(offset, spread)
         if not self.fixed_shape:
             self._add_symmetry(system, estimate.values)
-
-    def _seat(self, estimate: TurnEstimate, offset: Float[Array, "D"], spread: Float[Array, "D"]) -> None:
-        """Heads are expected on a circle about the chair's axis. The focal length stays as it is by now: where sizes say less or more
-        than the circle of how depth changes, they are wrong about it, and not the focal length."""
-        rig, R = self.rig(estimate), np.array([p.T_camera_root[:3, :3] for p in estimate.poses])
-        heads = np.array([head_pivot(rig, p, self.parts.skull[0]) for p in estimate.poses])
-        seat = find_seat(R, heads)
-        if seat is None:
-            return
-        offset[self.K], spread[self.K] = 0.0, 1e-4
-        for f, gap in enumerate(heads - seat.head(R)):
-            rows = slice(self.head + f * self.sway.count + 3, self.head + f * self.sway.count + 6)
-            offset[rows], spread[rows] = gap, seat.sway
 
     def _add_symmetry(self, system: System, values: Float[Array, "K"]) -> None:
         """Both sides of a face are nearly alike: without, a lopsided face and a wrong azimuth explain each other."""
