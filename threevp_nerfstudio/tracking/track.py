@@ -74,8 +74,8 @@ def track(
     fitted: FittedTemplate,
     options: TrackOptions,
     resume: Path | None = None,
-    settle: Settle | None = None,
     progress: Progress = lambda *_: None,
+    settle: Settle | None = None,
 ) -> Track:
     """Track all pictures of the footage. With `resume`, the state is kept in that .npz every few seconds and taken up from it.
     `settle` gives better mattes for the backward pass, from what the template covers after the forward pass.
@@ -299,7 +299,7 @@ class _Tracker:
         T, rows = state.T_camera_root.copy(), np.flatnonzero(~self.footage.static)
         if not len(rows):
             return T
-        heads = np.array([head_pivot(self.rig, state.pose(i), self.parts.skull[0]) for i in rows])
+        heads = np.array([head_pivot(self.rig, state.pose(int(i)), self.parts.skull[0]) for i in rows])
         seat = self.seat.head(T[rows, :3, :3]) if self.seat is not None else np.broadcast_to(heads.mean(0), heads.shape)
         depth = smoothed_depth(self.footage.times[rows], heads, seat, ~state.lost[rows])
         T[rows, :3, 3] += heads * (depth / np.linalg.norm(heads, axis=1) - 1.0)[:, None]
