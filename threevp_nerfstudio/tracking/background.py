@@ -42,7 +42,6 @@ class Background:
     noise: Float[Array, "h w"]
     """Standard deviation in 8-bit levels."""
 
-
     def save(self, path: Path) -> None:
         """Write an .npz without pickled objects."""
         write_arrays(path, colour=self.colour.astype(np.float16), known=self.known, noise=self.noise.astype(np.float16))

@@ -98,7 +98,7 @@ def ingest(sources: list[Source], geometry: Geometry, directory: Path, progress:
     """Decode all sources into `directory` (rgb.npy, given_alpha.npy where pictures bring mattes). Raises `FootageError`."""
     expected = sum(s.expected() for s in sources)
     width, height = geometry.size
-    check_space(directory, expected * width * height * 5)
+    check_space(directory, expected * width * height * 6)  # colours, person probabilities, mattes twice
     notes: list[str] = []
     times, clips, thumbs = [], [], []
     alphas = PictureWriter(directory / "given_alpha.npy", (height, width))

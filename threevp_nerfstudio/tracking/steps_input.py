@@ -158,12 +158,15 @@ def matting(workspace: Workspace) -> Matting | None:
     """What the mattes of the tracked pictures were made of; None where they are the user's own."""
     folder = workspace.root / "mattes"
     rows = np.flatnonzero(read_arrays(folder / "mattes.npz")["keep"])
-    coarse = open_pictures(folder / "coarse.npy") if (folder / "coarse.npy").is_file() else None
+    coarse = None
+    if (folder / "coarse.npy").is_file():
+        stored = open_pictures(folder / "coarse.npy")
+        first, last = rows[0], rows[-1] + 1
+        coarse = stored[first:last] if len(rows) == last - first else stored[rows]  # a view of the file where it can be
     room = Background.load(folder / "room.npz") if (folder / "room.npz").is_file() else None
     if coarse is None and room is None:
         return None
-    whole = len(rows) == rows[-1] - rows[0] + 1  # then a view of the file does
-    return Matting(None if coarse is None else coarse[rows[0] : rows[-1] + 1] if whole else coarse[rows], room)
+    return Matting(coarse, room)
 
 
 def _user_mattes(job: Job, stored: Stored, writer: PictureWriter) -> None:
