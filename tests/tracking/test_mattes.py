@@ -22,6 +22,7 @@ from threevp_nerfstudio.tracking.mattes import (
     matte_quality,
     read_matte,
     refine,
+    squared,
     user_mattes,
 )
 from threevp_nerfstudio.tracking.quality import exposure_notes, picture_quality, spans, usable_pictures
@@ -90,6 +91,46 @@ def test_an_arm_that_rests_is_no_part_of_the_room():
     pictures[masks] = (20, 22, 30)
     room = learn_background(pictures, np.stack([coarse(m, 0) for m in masks]))
     assert np.abs(room.colour[74, 95:105] - 150).max() < 3 or not room.known[74, 95:105].any()
+
+
+def test_a_back_that_the_network_misses_is_no_room():
+    """A shirt with level stripes looks the same from everywhere, and from behind, without a face, the network takes it for the room."""
+    rng = np.random.default_rng(3)
+    wall = (120 + 50 * np.sin(np.arange(SIZE)[:, None] / 7 + np.arange(SIZE)[None] / 11))[..., None] * np.array([1.0, 0.9, 0.8])
+    pictures, masks, P = [], [], []
+    for k in range(30):
+        turned = np.radians(12.0 * k)
+        body, head = np.zeros((SIZE, SIZE), dtype=bool), np.zeros((SIZE, SIZE), dtype=bool)
+        half = int(30 - 10 * abs(np.sin(turned)))
+        body[76:, 64 - half : 64 + half] = True
+        x = 64 + 5 * np.sin(turned)
+        head |= np.hypot(np.arange(SIZE)[None] - x, np.arange(SIZE)[:, None] - 48.0) < 28
+        picture = wall.copy()
+        picture[body] = np.where((np.arange(SIZE) // 10 % 2 == 0)[:, None, None], (70.0, 80.0, 120.0), (160.0, 150.0, 140.0)).repeat(SIZE, 1)[body]
+        picture[body] *= 1 + 0.1 * np.sin(turned)  # another side, another light
+        picture[head] = (90 + 60 * np.cos(turned), 70, 60)
+        behind = np.cos(turned) < -0.5
+        pictures.append((picture + rng.normal(0, 1.5, picture.shape)).clip(0, 255).astype(np.uint8))
+        masks.append(head | body)
+        seen = np.maximum(coarse(head, 0), coarse(body, 0) * 0.1 if behind else coarse(body, 0))
+        P.append(seen.astype(np.uint8))
+    pictures, masks, P = np.stack(pictures), np.stack(masks), np.stack(P)
+    assert min(iou(p > 127, m) for p, m in zip(P, masks, strict=True)) < 0.65
+    room = learn_room(pictures, P)
+    always = masks.all(0)
+    assert room.known[always].mean() < 0.02
+    assert np.abs(room.colour - wall)[room.known & ~always].mean() < 3.0 and room.known[~masks.any(0)].mean() > 0.8
+    fits = [iou(refine(x, p, room, None) > 127, m) for x, p, m in zip(pictures, P, masks, strict=True)]
+    plain = [iou(p > 127, m) for p, m in zip(P, masks, strict=True)]
+    assert min(np.array(fits) - plain) > -0.05 and np.mean(fits) > 0.8  # no body is eaten by the room
+
+
+@pytest.mark.parametrize("shape", [(60, 100), (100, 60), (50, 50), (30, 200)])
+def test_pictures_are_made_square_for_the_network(shape: tuple[int, int]):
+    picture = np.random.default_rng(0).integers(0, 255, (*shape, 3), dtype=np.uint8)
+    square, top, left = squared(picture)
+    assert square.shape == (max(shape), max(shape), 3)
+    assert np.array_equal(square[top : top + shape[0], left : left + shape[1]], picture)
 
 
 def test_a_plate_alone_is_enough(known):

@@ -29,6 +29,16 @@ COVERED, SURE_PERSON = 20, 230
 """Alpha (of 255) from which a pixel may be the subject, and person probability from which it is."""
 STEADY = 4.0
 """8-bit levels of deviation up to which a colour counts as always the same."""
+UNSTEADY, UNSTEADY_TIMES = 8.0, 3.0
+"""8-bit levels of deviation from which a colour is none of the room's, and as many times the usual deviation (of a picture whose exposure
+drifts)."""
+SAME = 8.0
+"""8-bit levels by which a pixel that shows the room is off it at most ..."""
+CONTRADICTED = 0.25
+"""... and the share of the pictures with surely a person there that may show the room's colour. Where it is more, the network took a
+part of the subject (a back without a face above it) for room in others."""
+AMONG, MOSTLY = 0.03, 0.3
+"""Share of the picture's size round a pixel, and the share of the pixels there that are doubted, from which it is, too."""
 NOISE_FLOOR = 1.5
 """8-bit levels; codecs leave at least that."""
 
@@ -41,16 +51,20 @@ class Background:
     known: Bool[Array, "h w"]
     noise: Float[Array, "h w"]
     """Standard deviation in 8-bit levels."""
+    usual: Float[Array, "h w"] | None = None
+    """Share of the pictures in which the network is sure of a person at a pixel and all round it; None without a network."""
 
     def save(self, path: Path) -> None:
         """Write an .npz without pickled objects."""
-        write_arrays(path, colour=self.colour.astype(np.float16), known=self.known, noise=self.noise.astype(np.float16))
+        usual = {} if self.usual is None else {"usual": self.usual.astype(np.float16)}
+        write_arrays(path, colour=self.colour.astype(np.float16), known=self.known, noise=self.noise.astype(np.float16), **usual)
 
     @classmethod
     def load(cls, path: Path) -> Background:
         """Read what `save` wrote. Raises `TrackError`."""
         arrays = read_arrays(path)
-        return cls(arrays["colour"].astype(np.float32), arrays["known"], arrays["noise"].astype(np.float32))
+        usual = arrays["usual"].astype(np.float32) if "usual" in arrays else None
+        return cls(arrays["colour"].astype(np.float32), arrays["known"], arrays["noise"].astype(np.float32), usual)
 
 
 def from_plate(plate: UInt8[Array, "h w 3"], noise: float = 3.0) -> Background:
@@ -78,15 +92,37 @@ def learn_background(rgb: UInt8[Array, "K h w 3"], P: UInt8[Array, "K h w"]) -> 
     kernel = np.ones((margin, margin), np.uint8)
     free = np.stack([cv2.dilate((p >= FREE_BELOW).astype(np.uint8), kernel) == 0 for p in P])
     colour, noise, count = _statistics(rgb, free)
-    known = count >= max(3, len(P) // 16)
-    static = unmoved(rgb, P, colour, known)
+    seen = count >= max(3, len(P) // 16)
+    doubted = _doubted(seen, rgb, P, colour, noise)
+    known = seen & ~doubted
+    static = unmoved(rgb, P, colour, known, doubted)
     if static.any():
         up = np.stack([cv2.resize(s.astype(np.uint8), (w, h), interpolation=cv2.INTER_NEAREST) > 0 for s in static])
         more, more_noise, more_count = _statistics(rgb, up & ~known)
-        new = (more_count >= 3) & ~known
+        new = (more_count >= 3) & ~known & ~doubted & (more_noise <= UNSTEADY)
         colour[new], noise[new] = more[new], more_noise[new]
         known = known | new
     return Background(colour, known, np.maximum(noise, NOISE_FLOOR))
+
+
+def _doubted(
+    seen: Bool[Array, "h w"], rgb: UInt8[Array, "K h w 3"], P: UInt8[Array, "K h w"], colour: Float[Array, "h w 3"],
+    noise: Float[Array, "h w"],
+) -> Bool[Array, "h w"]:  # fmt: skip
+    """Pixels that were seen free and are the subject's all the same: free, they do not always show one colour, or they also show it where
+    there is surely a person. With them goes what lies among them."""
+    if not seen.any():
+        return seen
+    wrong = seen & (noise > max(UNSTEADY, UNSTEADY_TIMES * float(np.median(noise[seen]))))
+    sure, same = np.zeros(seen.shape, np.float32), np.zeros(seen.shape, np.float32)
+    for picture, p in zip(rgb, P, strict=True):
+        person = p >= SURE_PERSON
+        sure += person
+        same += person & (np.abs(picture.astype(np.float32) - np.where(seen[..., None], colour, 0.0)).max(-1) < SAME)
+    wrong |= seen & (same > CONTRADICTED * sure)
+    size = 2 * int(AMONG * max(seen.shape)) + 1
+    share = cv2.blur(wrong.astype(np.float32), (size, size)) / np.maximum(cv2.blur(seen.astype(np.float32), (size, size)), 1e-3)
+    return seen & (wrong | (share > MOSTLY))
 
 
 def look_closer(
@@ -97,15 +133,18 @@ def look_closer(
     A pixel counts as room while a finished matte ends some pixels away, unless the network is sure of a person; and only
     if it then always has the same colour, which a subject that moves does not have.
     """
-    clear = max(3, round(CLEAR * max(room.known.shape)))
+    clear, margin = max(3, round(CLEAR * max(room.known.shape))), 2 * int(MARGIN * max(room.known.shape)) + 1
     kernel = np.ones((2 * clear + 1, 2 * clear + 1), np.uint8)
     free = np.stack([cv2.dilate((m >= COVERED).astype(np.uint8), kernel) == 0 for m in mattes])
     colour, noise, count = _statistics(rgb, free & (P < SURE_PERSON) & ~room.known)
     new = ~room.known & (count >= 3) & (noise < STEADY)
+    new &= ~_doubted(new, rgb, P, colour, noise)
+    usual = cv2.erode(np.mean([p >= SURE_PERSON for p in P], axis=0, dtype=np.float32), np.ones((margin, margin), np.uint8))
     return Background(
         np.where(new[..., None], colour, room.colour),
         room.known | new,
         np.where(new, np.maximum(noise, NOISE_FLOOR), room.noise),
+        usual,
     )
 
 
@@ -130,8 +169,9 @@ def _statistics(
 
 
 def unmoved(
-    rgb: UInt8[Array, "K h w 3"], P: UInt8[Array, "K h w"], colour: Float[Array, "h w 3"], known: Bool[Array, "h w"]
-) -> Bool[Array, "K t u"]:
+    rgb: UInt8[Array, "K h w 3"], P: UInt8[Array, "K h w"], colour: Float[Array, "h w 3"], known: Bool[Array, "h w"],
+    doubted: Bool[Array, "h w"],
+) -> Bool[Array, "K t u"]:  # fmt: skip
     """Per sample, at low resolution, where things stand that the network takes for a person but that never move.
 
     A pixel has such a thing when one exact colour returns again and again; it counts as room when its neighbours are seen to
@@ -144,6 +184,7 @@ def unmoved(
     S = np.stack([cv2.resize(x, size, interpolation=cv2.INTER_AREA) for x in rgb]).astype(np.float32)
     B = cv2.resize(colour, size, interpolation=cv2.INTER_AREA)
     K = cv2.resize(known.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.9
+    doubt = cv2.resize(doubted.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.1
     tolerance = 6.0
     empty = (np.abs(S - B).max(-1) < tolerance + 2) & K
     best, reference = np.zeros(K.shape, int), np.zeros_like(B)
@@ -153,7 +194,7 @@ def unmoved(
         best[better], reference[better] = support[better], candidate[better]
     if not _turns(P, best, size):
         return np.zeros((len(S), *K.shape), dtype=bool)
-    returns = ~K & (best >= 0.15 * len(S)) & (best <= 0.97 * len(S))
+    returns = ~K & ~doubt & (best >= 0.15 * len(S)) & (best <= 0.97 * len(S))
     state = (np.abs(S - reference).max(-1) < tolerance) & returns
     accepted = np.zeros_like(returns)
     shown = empty & K  # samples in which a pixel of the room, as far as it is known, is uncovered
@@ -202,7 +243,8 @@ def as_exposed(picture: UInt8[Array, "h w 3"], room: Background, free: Bool[Arra
 
 
 def evidence(picture: UInt8[Array, "h w 3"], room: Background, free: Bool[Array, "h w"]) -> Float[Array, "h w"]:
-    """Log likelihood ratio of subject against room per pixel, in [-6, 4]; 0 where the room is not known.
+    """Log likelihood ratio of subject against room per pixel, in [-6, 4]. Where the room is not known, there is nearly always the
+    subject, or one cannot tell (0): a network that sees a person in front and misses its back is outvoted by its own other pictures.
 
     `free` are pixels that are surely room: from them the picture's exposure is matched to the room's. A shadow (darker by up
     to 45 %, same hue) speaks for the subject only weakly.
@@ -216,7 +258,15 @@ def evidence(picture: UInt8[Array, "h w 3"], room: Background, free: Bool[Array,
     shadow = (darker < 0.97) & (hue < 9.0 * sigma**2)
     ratio = (off / 3 - 6.0).clip(-6.0, 4.0)
     ratio = np.where(shadow, np.minimum(ratio, 0.5), ratio)
-    return np.where(room.known, ratio, 0.0).astype(np.float32)
+    return np.where(room.known, ratio, _usually(room)).astype(np.float32)
+
+
+def _usually(room: Background) -> Float[Array, "h w"] | float:
+    """Log odds, from 0 on, of the subject where it is in most pictures."""
+    if room.usual is None:
+        return 0.0
+    share = room.usual.clip(0.5, 0.98)
+    return np.log(share / (1 - share))
 
 
 def squared_norm(x: Float[Array, "h w 3"]) -> Float[Array, "h w"]:

@@ -51,16 +51,35 @@ class MatteQuality:
 
 
 def person_segmenter() -> Segment:
-    """MediaPipe's selfie segmentation. Raises `FootageError` where MediaPipe is missing."""
+    """MediaPipe's selfie segmentation. Raises `FootageError` where MediaPipe is missing.
+
+    The network sees squares. Pictures that are none go in twice, squeezed and with their mirror images beside them, since it now misses
+    a body in the one and now in the other; the room behind the subject corrects what is too much.
+    """
     from threevp_nerfstudio.tracking.mediapipe_home import load
 
     network = load().solutions.selfie_segmentation.SelfieSegmentation(model_selection=0)
 
-    def segment(picture: UInt8[Array, "h w 3"]) -> UInt8[Array, "h w"]:
+    def look(picture: UInt8[Array, "h w 3"]) -> UInt8[Array, "h w"]:
         mask = network.process(np.ascontiguousarray(picture)).segmentation_mask
         return np.round(np.asarray(mask).clip(0, 1) * 255).astype(np.uint8)
 
+    def segment(picture: UInt8[Array, "h w 3"]) -> UInt8[Array, "h w"]:
+        h, w = picture.shape[:2]
+        if h == w:
+            return look(picture)
+        square, top, left = squared(picture)
+        return np.maximum(look(picture), look(square)[top : top + h, left : left + w])
+
     return segment
+
+
+def squared(picture: UInt8[Array, "h w 3"]) -> tuple[UInt8[Array, "s s 3"], int, int]:
+    """The picture in the middle of a square, continued by its mirror images; and where its upper left corner is (row, column)."""
+    h, w = picture.shape[:2]
+    size = max(h, w)
+    top, left = (size - h) // 2, (size - w) // 2
+    return cv2.copyMakeBorder(picture, top, size - h - top, left, size - w - left, cv2.BORDER_REFLECT), top, left
 
 
 def refine(

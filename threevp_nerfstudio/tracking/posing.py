@@ -187,6 +187,15 @@ def pose_difference(a: Pose, b: Pose, freedoms: Freedoms, pivot: Float[Array, "3
     return out
 
 
+def between_transforms(a: Float[Array, "4 4"], b: Float[Array, "4 4"], share: float) -> Float[Array, "4 4"]:
+    """The rigid transform at `share` (0 to 1) of the way from `a` to `b`: rotated about one axis, moved along a line."""
+    T = np.eye(4)
+    turn = Rotation.from_matrix(b[:3, :3] @ a[:3, :3].T).as_rotvec()
+    T[:3, :3] = Rotation.from_rotvec(share * turn).as_matrix() @ a[:3, :3]
+    T[:3, 3] = (1 - share) * a[:3, 3] + share * b[:3, 3]
+    return T
+
+
 def orthonormal(R: Float[Array, "3 3"]) -> Float[Array, "3 3"]:
     """The rotation closest to `R`: errors of many updates must not add up."""
     U, _, Vt = np.linalg.svd(R)

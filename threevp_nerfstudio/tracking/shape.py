@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy import ndarray as Array
 
 from threevp_nerfstudio.body.body_model import BodyModel
@@ -25,7 +25,7 @@ from threevp_nerfstudio.tracking.face_points import FacePoints
 from threevp_nerfstudio.tracking.fitted import azimuth_of
 from threevp_nerfstudio.tracking.footage import PinholeCamera
 from threevp_nerfstudio.tracking.parts import Parts, vertex_areas
-from threevp_nerfstudio.tracking.posing import Freedoms, Points, Pose, PosedRig, head_pivot, middle, step_pose
+from threevp_nerfstudio.tracking.posing import Freedoms, Points, Pose, PosedRig, between_transforms, head_pivot, middle, step_pose
 from threevp_nerfstudio.tracking.shared_colours import SharedColours
 from threevp_nerfstudio.tracking.terms import DETECTOR_LAG, System, add_colours, add_landmarks, add_outline, colour_term
 from threevp_nerfstudio.tracking.visibility import Observer, View, overlap
@@ -41,6 +41,8 @@ DRESSED_OUTLINE_COUNT = 15.0
 head (by 1 to 2 degrees at the back), which colours alone would not."""
 LOPSIDED = 0.08
 """How far a shape parameter usually differs between the two sides of a face."""
+STRAY = 0.5
+"""Share of the usual overlap with the matte below which a picture's pose has gone astray."""
 WORSE, SHORTENED = 1.03, 0.3
 """Rise of the cost at which a step is taken back, and the share of it that is tried instead."""
 GONE = (
@@ -72,6 +74,8 @@ class ShapeReport:
     outline_px: float
     iou: float
     photometric: float
+    overlaps: tuple[float, ...] = ()
+    """Intersection over union of template and matte in each picture."""
 
 
 class TurnProblem:
@@ -111,6 +115,9 @@ class TurnProblem:
             looks = None if level is None else self.looks(estimate)
             system, now = self.linearise(estimate, basis, looks, level or 0, dressed)
             progress()
+            if (strays := _strays(now.overlaps)).any():
+                estimate, before = replace(estimate, poses=rejoined(estimate.poses, strays)), None
+                system, now = self.linearise(estimate, basis, looks, level or 0, dressed)
             if before is not None and now.cost > WORSE * report.cost:
                 estimate = self.moved(before[0], SHORTENED * before[1])  # too far: part of the step, from where it began
                 before = None
@@ -118,7 +125,9 @@ class TurnProblem:
             report = now
             # identity alone is damped: focal length and depth move together along a narrow ridge, which damping would block
             damping = np.where(np.arange(len(system.g)) < self.K, 1e-3, 1e-7)
-            step = np.linalg.solve(system.H + np.diag(damping * np.diag(system.H)), system.g)
+            known = np.diag(system.H)
+            damped = np.where(known > 0, damping * known, 1.0)  # what nothing tells of, as a picture with an empty matte, stays
+            step = np.linalg.solve(system.H + np.diag(damped), system.g)
             before = (estimate, step)
             estimate = self.moved(estimate, step)
         return estimate, report
@@ -157,7 +166,8 @@ class TurnProblem:
             x = rig.place(rig.points, pose).camera
             view = self.observer.look(x, seen.camera)
             if not view.visible.any():
-                raise TrackError(GONE)
+                ious.append(0.0)
+                continue
             ious.append(overlap(view.covered, seen.inside, self.observer.coarseness))
             count = DRESSED_OUTLINE_COUNT if dressed and looks is not None else OUTLINE_COUNT
             outlines.append(self._outline(part, seen, rig, pose, basis, view, dressed, count))
@@ -167,6 +177,8 @@ class TurnProblem:
                 shared.add(rows, term, COLOURS_COUNT, _columns(k, self.head, each))
                 colours.append(np.abs(term.residual).mean(1))
             _scatter(system, part, _columns(k, self.head, each))
+        if np.mean(np.array(ious) > 0) < 0.5:
+            raise TrackError(GONE)
         if looks is not None:
             shared.eliminate(system)
         self._priors(system, estimate)
@@ -175,7 +187,7 @@ class TurnProblem:
             kept = [np.median(v) for v in values if len(v)]
             return float(np.mean(kept)) if kept else np.nan
 
-        return system, ShapeReport(system.cost, mean(landmarks), mean(outlines), float(np.mean(ious)), mean(colours))
+        return system, ShapeReport(system.cost, mean(landmarks), mean(outlines), float(np.mean(ious)), mean(colours), tuple(ious))
 
     def _outline(self, part, seen, rig, pose, basis, view: View, dressed: bool, count: float) -> Array:
         a, b = view.outline.T
@@ -281,6 +293,26 @@ def outline_trust(parts: Parts, dressed: bool) -> Float[Array, "V"]:
     """How far each part's outline can be believed, by vertex."""
     hair, clothes = (0.7, 0.5) if dressed else (0.15, 0.3)
     return np.where(parts.face, 1.0, np.where(parts.hair, hair, np.where(parts.clothed, clothes, 0.8)))
+
+
+def _strays(overlaps: tuple[float, ...]) -> Bool[Array, "F"]:
+    """Pictures in which the template is beside the subject. None where it is so in most."""
+    fit = np.array(overlaps)
+    astray = fit < STRAY * np.median(fit)
+    return astray if astray.mean() < 0.34 else np.zeros(len(fit), dtype=bool)
+
+
+def rejoined(poses: tuple[Pose, ...], strays: Bool[Array, "F"]) -> tuple[Pose, ...]:
+    """The same, strays between the nearest of the others on both sides: successive pictures of one turn."""
+    good = np.flatnonzero(~strays)
+    result = list(poses)
+    for k in np.flatnonzero(strays):
+        before, after = good[good < k], good[good > k]
+        a, b = (before[-1] if len(before) else after[0]), (after[0] if len(after) else before[-1])
+        share = 0.5 if a == b else (k - a) / (b - a)
+        T = between_transforms(poses[a].T_camera_root, poses[b].T_camera_root, float(share))
+        result[k] = replace(poses[a], T_camera_root=T)
+    return tuple(result)
 
 
 def _columns(k: int, head: int, each: int) -> Array:

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from numpy import ndarray as Array
-from scipy.spatial.transform import Rotation
 
 from threevp_nerfstudio.capture.cameras import pixel_directions
 from threevp_nerfstudio.tracking.appearance import Appearance
@@ -36,7 +35,7 @@ from threevp_nerfstudio.tracking.motion_prior import (
     usual,
 )
 from threevp_nerfstudio.tracking.parts import MOVES, find_parts
-from threevp_nerfstudio.tracking.posing import Pose, PosedRig, head_pivot
+from threevp_nerfstudio.tracking.posing import Pose, PosedRig, between_transforms, head_pivot
 from threevp_nerfstudio.tracking.restart import restart
 from threevp_nerfstudio.tracking.seat import Seat, find_seat
 from threevp_nerfstudio.tracking.settling import Silhouette
@@ -334,8 +333,4 @@ def _interpolated(fitted: FittedTemplate, times: Float[Array, "N"], i: int) -> F
     a, b = fitted.frames[k - 1], fitted.frames[min(k, len(fitted.frames) - 1)]
     share = float(np.clip((times[i] - times[a]) / max(times[b] - times[a], 1e-9), 0, 1)) if b != a else 0.0
     one, two = fitted.T_camera_root[k - 1], fitted.T_camera_root[min(k, len(fitted.frames) - 1)]
-    turn = Rotation.from_matrix(two[:3, :3] @ one[:3, :3].T).as_rotvec()
-    T = np.eye(4)
-    T[:3, :3] = Rotation.from_rotvec(share * turn).as_matrix() @ one[:3, :3]
-    T[:3, 3] = (1 - share) * one[:3, 3] + share * two[:3, 3]
-    return T
+    return between_transforms(one, two, share)
