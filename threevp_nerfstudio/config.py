@@ -55,7 +55,7 @@ def method(
             "grid": optimizer(4e-2),
             "networks": optimizer(1.6e-2),
             "blendfields": optimizer(2e-2),
-            "refinement": optimizer(5e-4),
+            "refinement": optimizer(2e-2),
         },
         viewer=ViewerConfig(num_rays_per_chunk=1 << 15, quit_on_train_completion=True),
         vis="viewer",

@@ -23,8 +23,8 @@ class Track(TrackSettings):
 
     `threevp track --output captures/me --evaluate captures/truth`: compare with a known capture.
 
-    Stages: frames, mattes, landmarks, camera, template, tracking, capture, report. Each keeps what it found in OUTPUT/.threevp_track;
-    the same command goes on after an interruption, and other settings run again only what they concern.
+    Stages: frames, mattes, landmarks, camera, template, tracking, capture, polish, report. Each keeps what it found in
+    OUTPUT/.threevp_track; the same command goes on after an interruption, and other settings run again only what they concern.
     """
 
     from_stage: FromStage = None
@@ -49,6 +49,7 @@ class Track(TrackSettings):
 
     def track(self, console: Console) -> None:
         """All stages that are not done."""
+        from threevp_nerfstudio.polish.stage import polish_stage
         from threevp_nerfstudio.tracking import steps_input, steps_output
         from threevp_nerfstudio.tracking.stages import run_stages
 
@@ -62,6 +63,7 @@ class Track(TrackSettings):
                 "template": steps_output.template_stage,
                 "tracking": steps_output.tracking_stage,
                 "capture": steps_output.capture_stage,
+                "polish": polish_stage,
                 "report": self.report_and_overlay,
             },
             self.from_stage,
@@ -81,7 +83,7 @@ class Track(TrackSettings):
         if not self.overlay:
             return
         footage, _ = load_footage(job.workspace)
-        fitted, track = load_fitted(job.workspace), load_track(job.workspace)
+        fitted, track = load_fitted(job.workspace), load_track(job.workspace, polished=True)
         fps = (len(track) - 1) / max(float(track.times[-1] - track.times[0]), 1e-6)
         height, width = footage.rgb.shape[1:3]
         with video_writer(job.workspace.output / "overlay.mp4", 2 * width, height, min(max(fps, 1.0), 120.0)) as write:

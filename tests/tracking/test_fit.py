@@ -12,6 +12,8 @@ from threevp_nerfstudio.errors import TrackError
 from threevp_nerfstudio.tracking.face_points import FacePoints
 from threevp_nerfstudio.tracking.fit import FitOptions, FittedTemplate, fit_template, start_of_fit
 from threevp_nerfstudio.tracking.posing import head_pose
+from threevp_nerfstudio.tracking.shape import rejoined
+from threevp_nerfstudio.tracking.terms import System
 from threevp_nerfstudio.tracking.upright import chair_axis
 
 OPTIONS = FitOptions(frames=20, working_size=SIZE, texture_size=0)
@@ -88,12 +90,65 @@ def test_a_face_that_hardly_turns_does_not_tell_the_focal_length(turned):
         assert least < problem.focal_spread < most
 
 
-def test_a_template_that_leaves_the_pictures_is_said(turned):
+def start(turned):
     template, _, _, footage, _, _ = turned
     chosen = landmark_vertices(template)
     corners, bary = np.repeat(chosen[:, None], 3, axis=1), np.tile([1.0, 0, 0], (LANDMARKS, 1))
     landmarks = FacePoints(np.arange(LANDMARKS), corners, bary, np.full(LANDMARKS, 2e-3), np.zeros((LANDMARKS, 3)))
     problem, estimate, *_ = start_of_fit(footage, OPTIONS, None, template, landmarks)
+    return template, problem, estimate
+
+
+def test_a_stray_rejoins_its_neighbours(turned):
+    template, problem, estimate = start(turned)
+    poses = list(estimate.poses)
+    for k, metres in ((4, 3.0), (11, 0.25)):  # one out of sight, one beside the subject
+        away = np.eye(4)
+        away[0, 3] = metres
+        poses[k] = replace(poses[k], T_camera_root=away @ poses[k].T_camera_root)
+    found, report = problem.fit(replace(estimate, poses=tuple(poses)), np.zeros((0, len(template.vertices), 3)), 2)
+    assert min(report.overlaps) > 0.85
+    for k in (4, 11):
+        here, before, after = (found.poses[j].T_camera_root[:3, 3] for j in (k, k - 1, k + 1))
+        assert np.linalg.norm(here - (before + after) / 2) < 0.05
+
+
+def test_rejoined_poses_lie_between_the_others(turned):
+    _, _, estimate = start(turned)
+    strays = np.zeros(len(estimate.poses), dtype=bool)
+    strays[[0, 6, 7]] = True
+    poses = rejoined(estimate.poses, strays)
+    assert poses[0] == estimate.poses[1] or np.allclose(poses[0].T_camera_root, estimate.poses[1].T_camera_root)
+    for k in (6, 7):
+        np.testing.assert_allclose(poses[k].T_camera_root, estimate.poses[k].T_camera_root, atol=0.02)
+    assert all(poses[k] is estimate.poses[k] for k in np.flatnonzero(~strays))
+
+
+def test_the_turn_holds_pictures_together(turned):
+    """The system's gradient is that of its cost, and it pulls a picture that lags behind the turn on."""
+    _, problem, estimate = start(turned)
+    k, own = 9, problem.head + 9 * problem.sway.count
+
+    def term(e):
+        system = System.empty(problem.head + problem.sway.count * len(e.poses))
+        problem._add_turn(system, e)
+        return system
+
+    assert np.abs(term(estimate).g[problem.head :].reshape(-1, problem.sway.count)[:, :3]).max() < 1e-6  # as expected
+    behind = np.zeros(len(term(estimate).g))
+    behind[own : own + 6] = (0.02, 0.05, -0.03, 0.01, 0.004, -0.02)
+    lagging = problem.moved(estimate, behind)
+    system = term(lagging)
+    for i in range(own, own + 6):
+        step = np.zeros_like(behind)
+        step[i] = 1e-5
+        slope = (term(problem.moved(lagging, step)).cost - term(problem.moved(lagging, -step)).cost) / 2e-5
+        assert slope == pytest.approx(-system.g[i], rel=0.05, abs=0.02 * np.abs(system.g).max())
+    assert (system.g[own : own + 3] @ behind[own : own + 3]) < 0
+
+
+def test_a_template_that_leaves_the_pictures_is_said(turned):
+    template, problem, estimate = start(turned)
     away = np.eye(4)
     away[0, 3] = 5.0
     poses = tuple(replace(p, T_camera_root=away @ p.T_camera_root) for p in estimate.poses)

@@ -227,7 +227,7 @@ def test_stages_run_once_and_again_where_settings_change(tmp_path: Path):
     assert run(settings) == list(STAGES[2:])
     settings.overlay = False
     assert run(settings) == ["report"]
-    assert run(settings, "tracking") == ["tracking", "capture", "report"]
+    assert run(settings, "tracking") == ["tracking", "capture", "polish", "report"]
     settings.size = 256
     assert run(settings) == list(STAGES)
 

@@ -106,7 +106,8 @@ def test_a_back_that_the_network_misses_is_no_room():
         x = 64 + 5 * np.sin(turned)
         head |= np.hypot(np.arange(SIZE)[None] - x, np.arange(SIZE)[:, None] - 48.0) < 28
         picture = wall.copy()
-        picture[body] = np.where((np.arange(SIZE) // 10 % 2 == 0)[:, None, None], (70.0, 80.0, 120.0), (160.0, 150.0, 140.0)).repeat(SIZE, 1)[body]
+        level = (np.arange(SIZE) // 10 % 2 == 0)[:, None, None]
+        picture[body] = np.where(level, (70.0, 80.0, 120.0), (160.0, 150.0, 140.0)).repeat(SIZE, 1)[body]
         picture[body] *= 1 + 0.1 * np.sin(turned)  # another side, another light
         picture[head] = (90 + 60 * np.cos(turned), 70, 60)
         behind = np.cos(turned) < -0.5

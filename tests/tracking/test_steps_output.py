@@ -12,12 +12,14 @@ from rich.console import Console
 from tests.tracking.known_track import known_track
 from threevp_nerfstudio.capture.capture import load_capture
 from threevp_nerfstudio.errors import TrackError
+from threevp_nerfstudio.polish.stage import polish_stage
 from threevp_nerfstudio.track_command import Track as TrackCommand
 from threevp_nerfstudio.tracking import steps_output
 from threevp_nerfstudio.tracking.ingest import Geometry
 from threevp_nerfstudio.tracking.landmarks import COUNT
 from threevp_nerfstudio.tracking.settings import STAGES
 from threevp_nerfstudio.tracking.stages import Job, Workspace, run_stages
+from threevp_nerfstudio.tracking.steps_output import load_track
 from threevp_nerfstudio.tracking.store import PictureWriter, write_arrays, write_json
 
 
@@ -77,11 +79,12 @@ def known(tiny_capture: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_the_whole_of_it(known, tmp_path: Path, tiny_capture: Path):
     footage, calls = known
-    command = TrackCommand(output=tmp_path / "me", video=Path("v.mp4"))
+    command = TrackCommand(output=tmp_path / "me", video=Path("v.mp4"), polish_steps=100)
     output = {
         "template": steps_output.template_stage,
         "tracking": steps_output.tracking_stage,
         "capture": steps_output.capture_stage,
+        "polish": polish_stage,
         "report": command.report_and_overlay,
     }
     functions = {**stand_in_input(footage), **output}
@@ -93,6 +96,16 @@ def test_the_whole_of_it(known, tmp_path: Path, tiny_capture: Path):
         assert (tmp_path / "me" / name).stat().st_size > 1000
     assert any("1 of 42 pictures were lost" in note for note in workspace.notes())
     assert set(workspace.state) == set(STAGES)
+    polished = load_track(workspace, polished=True)
+    moved = np.linalg.norm((polished.T_camera_root - load_track(workspace).T_camera_root)[:, :3, 3], axis=1)
+    assert 0 < np.median(moved) < 0.01 and moved[5] == 0  # which was lost
+    np.testing.assert_allclose(capture.frames.camera_to_world, np.delete(polished.camera_to_world(), 5, 0), atol=1e-5)
+    assert any("poses were corrected by" in note for note in workspace.notes())
+    command.polish = False
+    workspace = run_stages(command, functions, console=Console(quiet=True))
+    assert np.array_equal(load_track(workspace, polished=True).T_camera_root, load_track(workspace).T_camera_root)
+    as_tracked = load_capture(tmp_path / "me").frames.camera_to_world
+    np.testing.assert_allclose(as_tracked, np.delete(load_track(workspace).camera_to_world(), 5, 0), atol=1e-5)
     assert capture.motion.times[0] == pytest.approx(0.0)
     import json
 

@@ -1,5 +1,5 @@
-"""Small corrections of the tracking, learned with the avatar: per training frame a rigid motion of the head, and an
-offset of the expression.
+"""Small corrections of the tracking, learned with the avatar: per training frame a rigid motion of the body, one of the head on
+it, and an offset of the expression.
 
 Banked rays are mapped ahead of time and carry no gradient to the pose. None is needed: a head that is tracked as T but
 is really at T exp(d) carries each of its points rigidly, so a point x that T maps to x_c = T^-1 x belongs at
@@ -24,8 +24,8 @@ from threevp_nerfstudio.model.field import CanonicalSamples
 
 FADE = 0.06
 """Metres above the pivot over which the correction grows from nothing to the whole."""
-EXPECTED = (0.02, 0.005, 0.1)
-"""Typical errors of tracking, by which their squares are weighed: radians, metres, expression units."""
+EXPECTED = (0.02, 0.003, 0.1)
+"""Typical errors of tracking, of which corrections are multiples: radians, metres, expression units."""
 
 
 @dataclass
@@ -37,7 +37,7 @@ class RefinementConfig:
     held-out frames are rendered as tracked."""
     start: int = 1000
     """Training step at which corrections set in: the avatar has to be there first."""
-    prior: float = 1e-4
+    prior: float = 1e-5
     """Weight of the squared corrections, in units of the usual tracking errors. Without it all frames may drift
     together."""
 
@@ -84,11 +84,19 @@ def head_pivot(template: RiggedTemplate) -> Float[Tensor, "3"]:
 
 
 class FrameCorrections(nn.Module):
-    """Corrections of all frames, zero at the start. Looked up by frame, so only frames of a batch get gradients."""
+    """Corrections of all frames, zero at the start, in units of `EXPECTED`. Looked up by frame, so only frames of a batch get
+    gradients.
+
+    Args:
+        num_frames: of the capture.
+        num_conditioning: channels of the conditioning.
+        pivot: about which body and head turn.
+    """
 
     def __init__(self, num_frames: int, num_conditioning: int, pivot: Float[Tensor, "3"]) -> None:
         super().__init__()
         self.register_buffer("pivot", pivot)
+        self.body = nn.Parameter(torch.zeros(num_frames, 6))
         self.head = nn.Parameter(torch.zeros(num_frames, 6))
         self.expression = nn.Parameter(torch.zeros(num_frames, num_conditioning))
 
@@ -100,14 +108,24 @@ class FrameCorrections(nn.Module):
                 state_dict[prefix + name] = own.detach()
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
+    def twists(self, frame: Int[Tensor, "N"]) -> tuple[Float[Tensor, "N 3"], ...]:
+        """Rotation and translation of the body, then of the head; radians and metres."""
+        return tuple(
+            scale * part
+            for twist in (self.body, self.head)
+            for part, scale in zip(twist[frame].split(3, dim=-1), EXPECTED[:2], strict=True)
+        )
+
     def points(self, x: Float[Tensor, "N 3"], frame: Int[Tensor, "N"]) -> Float[Tensor, "N 3"]:
-        """Corrected canonical points."""
-        rotation, translation = self.head[frame].split(3, dim=-1)
-        return correct_points(x, rotation, translation, self.pivot, head_weight(x, self.pivot))
+        """Corrected canonical points: the body's correction moves all of them, the head's those above the neck."""
+        body_turn, body_shift, head_turn, head_shift = self.twists(frame)
+        everywhere = torch.ones_like(x[:, 0])
+        x = correct_points(x, body_turn, body_shift, self.pivot, everywhere)
+        return correct_points(x, head_turn, head_shift, self.pivot, head_weight(x, self.pivot))
 
     def conditioning(self, tracked: Float[Tensor, "B C"], frame: Int[Tensor, "B"]) -> Float[Tensor, "B C"]:
         """Corrected conditioning."""
-        return tracked + self.expression[frame]
+        return tracked + EXPECTED[2] * self.expression[frame]
 
     def apply_to(self, samples: CanonicalSamples, frames: Int[Tensor, "B"]) -> CanonicalSamples:
         """Samples of a batch, whose rows of conditioning belong to `frames`. Light and view would turn by a degree or two,
@@ -120,8 +138,5 @@ class FrameCorrections(nn.Module):
 
     def size(self, frame: Int[Tensor, "B"]) -> Float[Tensor, ""]:
         """Mean squared correction of some frames, in units of the usual errors."""
-        rotation, translation = self.head[frame].split(3, dim=-1)
-        parts = (rotation, translation, self.expression[frame])
-        return sum(
-            (part / scale).square().sum(-1).mean() for part, scale in zip(parts, EXPECTED, strict=True) if part.numel()
-        )
+        parts = (self.body, self.head, self.expression)
+        return sum(part[frame].square().sum(-1).mean() for part in parts if part.shape[1])

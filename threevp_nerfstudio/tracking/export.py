@@ -38,7 +38,6 @@ def export_capture(
     if not (good & footage.static).any() and not good.any():
         raise TrackError("every picture was lost; there is nothing to write. See the report of the tracking stage.")
     (output / "transforms.json").unlink(missing_ok=True)
-    split = hold_out(footage.static, good, val_share)
     names = picture_names(footage.static)
     images, partial = output / "images", output / "images.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -50,11 +49,22 @@ def export_capture(
     shutil.rmtree(images, ignore_errors=True)
     partial.replace(images)
     stored(fitted.template).save(output / "template.npz")
-    track.to_motion().save(output / "motion.npz")
     if fitted.texture is not None:
         cv2.imwrite(str(output / "texture.png"), fitted.texture[..., ::-1])
-    write_json(output / "transforms.json", document(footage, fitted, track, rows, names, split, first_time))
+    export_poses(footage, fitted, track, output, val_share, first_time)
     return len(rows)
+
+
+def export_poses(
+    footage: Footage, fitted: FittedTemplate, track: Track, output: Path, val_share: float, first_time: float = 0.0
+) -> None:
+    """Write the part of a capture that poses make: `motion.npz`, then `transforms.json`."""
+    good = ~track.lost
+    (output / "transforms.json").unlink(missing_ok=True)
+    track.to_motion().save(output / "motion.npz")
+    split, names = hold_out(footage.static, good, val_share), picture_names(footage.static)
+    content = document(footage, fitted, track, np.flatnonzero(good), names, split, first_time)
+    write_json(output / "transforms.json", content)
 
 
 def document(

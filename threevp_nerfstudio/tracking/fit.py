@@ -162,7 +162,8 @@ def start_of_fit(
     poses = starting_poses(prior, chair, footage.times[rows], len(t.joint_names), len(t.expression_names))
     turned = float(np.ptp(prior.at(footage.times[rows])))  # a face that hardly turns tells less than errors of its shape do
     spread = options.focal_spread * min(1.0, turned / np.pi) ** 2
-    problem = TurnProblem(small, find_parts(t), face, pictures, spread, fixed_shape=template is not None)
+    turned = np.array([pose.T_camera_root[:3, :3] for pose in poses])
+    problem = TurnProblem(small, find_parts(t), face, pictures, spread, template is not None, turned)
     stance, offset = np.zeros((len(t.joint_names), 3)), np.zeros(np.shape(t.vertices))
     estimate = TurnEstimate(small.values.copy(), pictures[0].camera, stance, poses, offset)
     return problem, estimate, footage, rows, small

@@ -8,8 +8,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-Stage = Literal["frames", "mattes", "landmarks", "camera", "template", "tracking", "capture", "report"]
-STAGES: tuple[Stage, ...] = ("frames", "mattes", "landmarks", "camera", "template", "tracking", "capture", "report")
+Stage = Literal["frames", "mattes", "landmarks", "camera", "template", "tracking", "capture", "polish", "report"]
+STAGES: tuple[Stage, ...] = (
+    "frames", "mattes", "landmarks", "camera", "template", "tracking", "capture", "polish", "report",
+)  # fmt: skip
 
 
 @dataclass
@@ -74,6 +76,10 @@ class TrackSettings:
     """Go over the pictures a second time from the end."""
     val_share: float = 0.16
     """Share of the performance that is held out as `val`, in three blocks."""
+    polish: bool = True
+    """Correct the poses of all pictures by an avatar that is trained on them."""
+    polish_steps: int = 3000
+    """Training steps of that avatar."""
     overlay: bool = True
     """Write overlay.mp4: the posed template over the pictures."""
 
@@ -89,6 +95,7 @@ CONCERNS: dict[str, Stage] = {
     **dict.fromkeys(("template", "body", "model_path", "fit_frames", "texture_size"), "template"),
     **dict.fromkeys(("working_size", "backward_pass"), "tracking"),
     "val_share": "capture",
+    **dict.fromkeys(("polish", "polish_steps"), "polish"),
     "overlay": "report",
 }
 """The first stage that a setting changes; `output` and `install` change none."""

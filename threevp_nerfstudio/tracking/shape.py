@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray as Array
+from scipy.spatial.transform import Rotation
 
 from threevp_nerfstudio.body.body_model import BodyModel
 from threevp_nerfstudio.errors import TrackError
@@ -25,7 +26,16 @@ from threevp_nerfstudio.tracking.face_points import FacePoints
 from threevp_nerfstudio.tracking.fitted import azimuth_of
 from threevp_nerfstudio.tracking.footage import PinholeCamera
 from threevp_nerfstudio.tracking.parts import Parts, vertex_areas
-from threevp_nerfstudio.tracking.posing import Freedoms, Points, Pose, PosedRig, between_transforms, head_pivot, middle, step_pose
+from threevp_nerfstudio.tracking.posing import (
+    Freedoms,
+    Points,
+    Pose,
+    PosedRig,
+    between_transforms,
+    head_pivot,
+    middle,
+    step_pose,
+)
 from threevp_nerfstudio.tracking.shared_colours import SharedColours
 from threevp_nerfstudio.tracking.terms import DETECTOR_LAG, System, add_colours, add_landmarks, add_outline, colour_term
 from threevp_nerfstudio.tracking.visibility import Observer, View, overlap
@@ -41,6 +51,11 @@ DRESSED_OUTLINE_COUNT = 15.0
 head (by 1 to 2 degrees at the back), which colours alone would not."""
 LOPSIDED = 0.08
 """How far a shape parameter usually differs between the two sides of a face."""
+TURN_SPREAD, TURN_UNEVEN = np.radians(2.0), 0.4
+"""Radians by which the step from one picture of the turn to the next is off what the faces seen before and after let one expect, and the
+share of the step that comes to it."""
+HEAD_STAYS, HEAD_ARM = 0.008, 0.1
+"""Metres that the head moves in such a step, and metres per radian of it: it sits beside the axis."""
 STRAY = 0.5
 """Share of the usual overlap with the matte below which a picture's pose has gone astray."""
 WORSE, SHORTENED = 1.03, 0.3
@@ -82,9 +97,11 @@ class TurnProblem:
     """The pictures of the turn and what is fitted to them."""
 
     def __init__(
-        self, body: BodyModel, parts: Parts, face: FacePoints, pictures: list[Evidence], focal_spread: float, fixed_shape: bool
-    ) -> None:
+        self, body: BodyModel, parts: Parts, face: FacePoints, pictures: list[Evidence], focal_spread: float, fixed_shape: bool,
+        turned: Float[Array, "F 3 3"] | None = None,
+    ) -> None:  # fmt: skip
         self.body, self.parts, self.face, self.pictures = body, parts, face, pictures
+        self.turned = turned
         self.focal_spread, self.fixed_shape = max(focal_spread, 1e-4), fixed_shape
         self.observer = Observer(body.template.vertices, body.template.faces)
         self.stance = parts.spine + parts.neck + parts.skull + parts.arms
@@ -251,8 +268,32 @@ class TurnProblem:
             offset[rows] = (pose.rotations - estimate.stance)[list(self.sway.joints)].reshape(-1)
             spread[rows] = SWAY_SPREAD
         system.add_prior(offset, spread)
+        if self.turned is not None:
+            self._add_turn(system, estimate)
         if not self.fixed_shape:
             self._add_symmetry(system, estimate.values)
+
+    def _add_turn(self, system: System, estimate: TurnEstimate) -> None:
+        """From picture to picture the chair turns on and the head stays near its place: what holds a back of plain hair, of which
+        neither outline nor colours tell the azimuth."""
+        rig = self.rig(estimate)
+        heads = [head_pivot(rig, pose, self.parts.skull[0]) for pose in estimate.poses]
+        for f in range(len(estimate.poses) - 1):
+            a, b = (pose.T_camera_root[:3, :3] for pose in estimate.poses[f : f + 2])
+            expected = self.turned[f + 1] @ self.turned[f].T
+            angle = float(np.linalg.norm(Rotation.from_matrix(expected).as_rotvec()))
+            off = Rotation.from_matrix(b @ (expected @ a).T).as_rotvec()
+            residual = np.concatenate([off, heads[f + 1] - heads[f]])
+            spread = np.repeat([TURN_SPREAD + TURN_UNEVEN * angle, HEAD_STAYS + HEAD_ARM * angle], 3)
+            J = np.zeros((6, len(system.g)))
+            for k, sign in ((f, -1.0), (f + 1, 1.0)):
+                own = self.head + k * self.sway.count
+                J[:, own : own + 6] = sign * np.eye(6)
+            rows = slice(self.head + f * self.sway.count, self.head + (f + 1) * self.sway.count + 6)
+            W = J[:, rows] / spread[:, None] ** 2
+            system.H[rows, rows] += J[:, rows].T @ W
+            system.g[rows] -= W.T @ residual
+            system.cost += 0.5 * float((residual**2 / spread**2).sum())
 
     def _add_symmetry(self, system: System, values: Float[Array, "K"]) -> None:
         """Both sides of a face are nearly alike: without, a lopsided face and a wrong azimuth explain each other."""

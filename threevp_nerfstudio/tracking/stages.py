@@ -20,7 +20,7 @@ from threevp_nerfstudio.errors import ThreeVPError, TrackError
 from threevp_nerfstudio.tracking.settings import STAGES, Stage, TrackSettings, concerning
 from threevp_nerfstudio.tracking.store import write_json
 
-RELEASE = 1
+RELEASE = 2
 """Raise when a stage's files change their meaning, so that work of older releases is done again."""
 
 

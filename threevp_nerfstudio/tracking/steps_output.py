@@ -27,6 +27,8 @@ from threevp_nerfstudio.tracking.trajectory import Track
 
 SHORT_TURN = np.radians(60.0)
 """A turn by less hardly tells the focal length."""
+POLISHED = "track.npz"
+"""The corrected track, in the folder of the stage `polish`."""
 
 
 def template_stage(job: Job) -> None:
@@ -89,27 +91,34 @@ def load_fitted(workspace: Workspace) -> FittedTemplate:
     return FittedTemplate.load(workspace.root / "template" / "fitted.npz")
 
 
-def load_track(workspace: Workspace) -> Track:
-    return Track.load(workspace.root / "tracking" / "track.npz")
+def load_track(workspace: Workspace, polished: bool = False) -> Track:
+    """What was tracked; or `polished`, with corrected poses, where there is that."""
+    better = workspace.root / "polish" / POLISHED
+    return Track.load(better if polished and better.is_file() else workspace.root / "tracking" / "track.npz")
 
 
 def capture_stage(job: Job) -> None:
     """The capture folder; read back through the strict reader."""
     footage, _ = load_footage(job.workspace, settled=True)
-    stored, _, _, rows = selected(job.workspace)
     fitted, found = load_fitted(job.workspace), load_track(job.workspace)
     if not 0 <= job.settings.val_share < 0.9:
         raise FootageError(f"--val-share {job.settings.val_share:g}: a share from 0 to 0.9 is expected.")
     if len(found) != len(footage):
         raise TrackError(f"the track has {len(found)} rows, the footage {len(footage)} pictures; run again with --from tracking.")
-    export_capture(footage, fitted, found, job.workspace.output, job.settings.val_share, float(stored.times[rows[0]]), job.progress)
+    export_capture(footage, fitted, found, job.workspace.output, job.settings.val_share, first_time(job.workspace), job.progress)
     load_capture(job.workspace.output)
+
+
+def first_time(workspace: Workspace) -> float:
+    """Second of the video at which the tracked pictures begin."""
+    stored, _, _, rows = selected(workspace)
+    return float(stored.times[rows[0]])
 
 
 def report_stage(job: Job) -> None:
     """report.html and report.json."""
     footage, estimate = load_footage(job.workspace, settled=True)
-    fitted, found = load_fitted(job.workspace), load_track(job.workspace)
+    fitted, found = load_fitted(job.workspace), load_track(job.workspace, polished=True)
     data = ReportData(
         title=job.workspace.output.name,
         footage=footage,

@@ -1,0 +1,45 @@
+"""The short training behind the corrections: all pictures take part, and an interrupted one goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from threevp_nerfstudio.capture.capture import load_capture
+from threevp_nerfstudio.polish import learning
+from threevp_nerfstudio.polish.learning import learn_corrections
+
+
+def test_every_picture_is_corrected_and_ctrl_c_loses_nothing(tiny_capture: Path, tmp_path: Path):
+    state = tmp_path / "state.pt"
+    seen: list[int] = []
+
+    def stop(what: str, done: int, of: int) -> None:
+        seen.append(done)
+        if done == 9:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learn_corrections(tiny_capture, 24, state, stop, device="cpu")
+    assert state.is_file() and seen[-1] == 9
+    found = learn_corrections(tiny_capture, 24, state, lambda what, done, of: seen.append(done), device="cpu")
+    assert seen == [*range(1, 10), *range(10, 25)]
+    count = len(load_capture(tiny_capture).frames)
+    assert found.body.shape == found.head.shape == (count, 6)
+    assert np.isfinite(found.body).all() and (np.abs(found.body).max(1) > 0).mean() > 0.5
+
+
+def test_a_state_of_something_else_is_not_used(tiny_capture: Path, tmp_path: Path):
+    state = tmp_path / "state.pt"
+    state.write_bytes(b"no checkpoint")
+    seen: list[int] = []
+    learn_corrections(tiny_capture, 3, state, lambda what, done, of: seen.append(done), device="cpu")
+    assert seen == [1, 2, 3]
+
+
+def test_what_asks_for_too_much_stays_as_it_was(tiny_capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(learning, "LARGEST", 0.0)
+    found = learn_corrections(tiny_capture, 6, tmp_path / "state.pt", device="cpu")
+    assert not found.body.any() and not found.head.any()

@@ -1,0 +1,48 @@
+"""Stage polish: the capture as it was tracked, a correction of each picture, the capture once more."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from threevp_nerfstudio.capture.capture import load_capture
+from threevp_nerfstudio.errors import FootageError
+from threevp_nerfstudio.polish.folding import folded
+from threevp_nerfstudio.polish.learning import learn_corrections
+from threevp_nerfstudio.tracking.export import export_poses
+from threevp_nerfstudio.tracking.stages import Job
+from threevp_nerfstudio.tracking.steps_input import load_footage
+from threevp_nerfstudio.tracking.steps_output import POLISHED, first_time, load_fitted, load_track
+
+FEWEST_STEPS = 100
+
+
+def polish_stage(job: Job) -> None:
+    """Corrected poses in the capture's cameras and motion; interrupted, it goes on where it was."""
+    settings, workspace = job.settings, job.workspace
+    folder = workspace.folder("polish")
+    (folder / POLISHED).unlink(missing_ok=True)
+    footage, _ = load_footage(workspace, settled=True)
+    fitted, found = load_fitted(workspace), load_track(workspace)
+    start = first_time(workspace)
+    # an earlier polish may be in there
+    export_poses(footage, fitted, found, workspace.output, settings.val_share, start)
+    if not settings.polish:
+        return
+    if settings.polish_steps < FEWEST_STEPS:
+        raise FootageError(f"--polish-steps {settings.polish_steps}: {FEWEST_STEPS} are the least, 3000 make sense; or --no-polish.")
+    state, mark = folder / "state.pt", folder / "state_of.json"
+    of = json.dumps({"steps": settings.polish_steps, "track": (workspace.root / "tracking" / "track.npz").stat().st_mtime_ns})
+    if not mark.is_file() or mark.read_text() != of:
+        state.unlink(missing_ok=True)
+        mark.write_text(of)
+    corrections = learn_corrections(workspace.output, settings.polish_steps, state, job.progress)
+    better = folded(found, fitted.template, np.flatnonzero(~found.lost), corrections)
+    export_poses(footage, fitted, better, workspace.output, settings.val_share, start)
+    load_capture(workspace.output)
+    better.save(folder / POLISHED)
+    for done in (state, mark):
+        done.unlink(missing_ok=True)
+    turned, moved = (np.linalg.norm(part, axis=1) for part in np.split(corrections.body, 2, axis=1))
+    job.note(f"poses were corrected by {np.degrees(turned.mean()):.2f}° and {1000 * moved.mean():.1f} mm in the mean.")
