@@ -30,10 +30,11 @@ from threevp_nerfstudio.benchmark.growth import Axis, transplant
 from threevp_nerfstudio.benchmark.measure import Clock, PartTimer, Stat
 from threevp_nerfstudio.benchmark.report import END, START
 from threevp_nerfstudio.benchmark.suite import Effort, Suite
-from threevp_nerfstudio.benchmark.trainees import configured, make_avatar, make_uniform
+from threevp_nerfstudio.benchmark.trainees import make_uniform
 from threevp_nerfstudio.benchmark.training import Course, evaluate, sample_frames, sample_pixels, train
 from threevp_nerfstudio.benchmark.variants import VARIANTS
 from threevp_nerfstudio.capture.capture import Capture, load_capture, yaw_deg
+from threevp_nerfstudio.engine.short_training import configured, make_avatar
 from threevp_nerfstudio.errors import ThreeVPError
 from threevp_nerfstudio.kernels.mesh_query import MeshQuery
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from threevp_nerfstudio.benchmark.captures import repeat_frames
-from threevp_nerfstudio.benchmark.trainees import EditedDataParserConfig
 from threevp_nerfstudio.capture.capture import load_capture, read_rgba
 from threevp_nerfstudio.data.balance import expression_groups, frame_probabilities, uniform_over, yaw_sectors
 from threevp_nerfstudio.data.datamanager import ThreeVPDataManagerConfig
 from threevp_nerfstudio.data.dataparser import ThreeVPDataParserConfig, split_frames
 from threevp_nerfstudio.data.picture_cache import PictureCache, crop_to_subject
 from threevp_nerfstudio.data.pixels import PixelShares, border_ring, patches, sample_pixels
+from threevp_nerfstudio.engine.short_training import EditedDataParserConfig
 from threevp_nerfstudio.errors import CaptureError
 
 # ---- balance ---------------------------------------------------------------------------------------------------------

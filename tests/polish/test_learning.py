@@ -28,7 +28,7 @@ def test_every_picture_is_corrected_and_ctrl_c_loses_nothing(tiny_capture: Path,
     assert seen == [*range(1, 10), *range(10, 25)]
     count = len(load_capture(tiny_capture).frames)
     assert found.body.shape == found.head.shape == (count, 6)
-    assert np.isfinite(found.body).all() and (np.abs(found.body).max(1) > 0).mean() > 0.5
+    assert np.isfinite(found.body).all() and found.body.any() and found.head.any()
 
 
 def test_a_state_of_something_else_is_not_used(tiny_capture: Path, tmp_path: Path):

@@ -127,7 +127,7 @@ def test_rejoined_poses_lie_between_the_others(turned):
 def test_the_turn_holds_pictures_together(turned):
     """The system's gradient is that of its cost, and it pulls a picture that lags behind the turn on."""
     _, problem, estimate = start(turned)
-    k, own = 9, problem.head + 9 * problem.sway.count
+    own = problem.head + 9 * problem.sway.count
 
     def term(e):
         system = System.empty(problem.head + problem.sway.count * len(e.poses))

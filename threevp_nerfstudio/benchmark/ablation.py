@@ -14,11 +14,11 @@ import torch
 
 from threevp_nerfstudio.benchmark.captures import left_out_behind
 from threevp_nerfstudio.benchmark.measure import Clock, Machine
-from threevp_nerfstudio.benchmark.trainees import AvatarTrainee, configured, make_avatar
 from threevp_nerfstudio.benchmark.variants import Variant
 from threevp_nerfstudio.capture.capture import Capture, read_rgba, yaw_deg
 from threevp_nerfstudio.data.dataparser import cameras_of
 from threevp_nerfstudio.data.parts import part_boxes
+from threevp_nerfstudio.engine.short_training import AvatarTrainee, configured, make_avatar
 from threevp_nerfstudio.engine.trainer import ThreeVPTrainerConfig
 from threevp_nerfstudio.errors import ThreeVPError
 from threevp_nerfstudio.pipeline import YAW_NAMES

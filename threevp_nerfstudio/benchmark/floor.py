@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from threevp_nerfstudio.benchmark.measure import Clock
-from threevp_nerfstudio.benchmark.trainees import AvatarTrainee
+from threevp_nerfstudio.engine.short_training import AvatarTrainee
 from threevp_nerfstudio.model.encodings import HashGrid
 
 BYTES = 4

@@ -12,7 +12,7 @@ import torch
 from threevp_nerfstudio.benchmark.captures import Edit, repeat_frames, resized, retopologise
 from threevp_nerfstudio.benchmark.measure import Clock, Stat, peak_memory_gib
 from threevp_nerfstudio.benchmark.pictures import picture_seconds
-from threevp_nerfstudio.benchmark.trainees import AvatarTrainee, configured, make_avatar
+from threevp_nerfstudio.engine.short_training import AvatarTrainee, configured, make_avatar
 from threevp_nerfstudio.engine.trainer import ThreeVPTrainerConfig
 
 Change = Callable[[ThreeVPTrainerConfig], None]

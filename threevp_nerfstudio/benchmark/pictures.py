@@ -9,8 +9,8 @@ import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
 
 from threevp_nerfstudio.benchmark.measure import Clock, Stat
-from threevp_nerfstudio.benchmark.trainees import AvatarTrainee, Trainee
 from threevp_nerfstudio.data.dataparser import cameras_of
+from threevp_nerfstudio.engine.short_training import AvatarTrainee, Trainee
 from threevp_nerfstudio.model.performance import PoseState
 
 FILLED_ZOOM = 2.2

@@ -16,7 +16,7 @@ SETUP = """
 import nerfstudio.scripts.train, time
 start = time.process_time()
 from pathlib import Path
-from threevp_nerfstudio.benchmark.trainees import configured, make_avatar
+from threevp_nerfstudio.engine.short_training import configured, make_avatar
 from threevp_nerfstudio.config import {method}
 trainee = make_avatar("", configured({method}.config, Path({data!r})), {device!r})
 made = time.process_time()

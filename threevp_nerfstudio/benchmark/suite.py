@@ -22,16 +22,10 @@ from threevp_nerfstudio.benchmark.pictures import (
 )
 from threevp_nerfstudio.benchmark.report import Report
 from threevp_nerfstudio.benchmark.startup import import_seconds, setup_seconds
-from threevp_nerfstudio.benchmark.trainees import (
-    AvatarTrainee,
-    Trainee,
-    configured,
-    make_avatar,
-    make_nerfacto_trainee,
-    make_uniform,
-)
+from threevp_nerfstudio.benchmark.trainees import make_nerfacto_trainee, make_uniform
 from threevp_nerfstudio.benchmark.training import Course, FramePixels, sample_frames, sample_pixels, train
 from threevp_nerfstudio.config import threevp, threevp_small
+from threevp_nerfstudio.engine.short_training import AvatarTrainee, Trainee, configured, make_avatar
 
 METHODS = {"threevp-small": ("threevp_small", threevp_small), "threevp": ("threevp", threevp)}
 Part = Literal["step", "picture", "growth", "startup"]

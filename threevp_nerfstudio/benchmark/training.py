@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from threevp_nerfstudio.benchmark.measure import Clock
-from threevp_nerfstudio.benchmark.trainees import Trainee
 from threevp_nerfstudio.capture.capture import Capture, read_rgba, yaw_deg
 from threevp_nerfstudio.data.dataparser import cameras_of
 from threevp_nerfstudio.data.parts import part_boxes
+from threevp_nerfstudio.engine.short_training import Trainee
 from threevp_nerfstudio.model.metrics import box_mask, subject_mask
 
 

@@ -11,14 +11,15 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
 
-from threevp_nerfstudio.benchmark.trainees import AvatarTrainee, configured, make_avatar
 from threevp_nerfstudio.capture.capture import Capture
 from threevp_nerfstudio.config import threevp_small
 from threevp_nerfstudio.engine.device import usable
+from threevp_nerfstudio.engine.short_training import AvatarTrainee, configured, make_avatar
 from threevp_nerfstudio.engine.trainer import ThreeVPTrainerConfig
 from threevp_nerfstudio.model.refinement import EXPECTED
 from threevp_nerfstudio.polish.folding import Corrections
@@ -104,5 +105,5 @@ def _restore(trainee: AvatarTrainee, path: Path) -> None:
         for name, optimizer in trainee.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
         trainee.steps = int(state["steps"])
-    except (OSError, RuntimeError, KeyError, ValueError, EOFError):
+    except (OSError, RuntimeError, KeyError, ValueError, EOFError, UnpicklingError):
         path.unlink(missing_ok=True)
