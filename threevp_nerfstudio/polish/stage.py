@@ -16,6 +16,8 @@ from threevp_nerfstudio.tracking.steps_input import load_footage
 from threevp_nerfstudio.tracking.steps_output import POLISHED, first_time, load_fitted, load_track
 
 FEWEST_STEPS = 100
+STEPS_EACH, STEPS = 5, (1000, 3000)
+"""Training steps for each picture, and their bounds in all."""
 
 
 def polish_stage(job: Job) -> None:
@@ -30,15 +32,17 @@ def polish_stage(job: Job) -> None:
     export_poses(footage, fitted, found, workspace.output, settings.val_share, start)
     if not settings.polish:
         return
-    if settings.polish_steps < FEWEST_STEPS:
-        raise FootageError(f"--polish-steps {settings.polish_steps}: {FEWEST_STEPS} are the least, 3000 make sense; or --no-polish.")
+    rows = np.flatnonzero(~found.lost)
+    steps = settings.polish_steps if settings.polish_steps is not None else int(np.clip(STEPS_EACH * len(rows), *STEPS))
+    if steps < FEWEST_STEPS:
+        raise FootageError(f"--polish-steps {steps}: {FEWEST_STEPS} are the least, 3000 make sense; or --no-polish.")
     state, mark = folder / "state.pt", folder / "state_of.json"
-    of = json.dumps({"steps": settings.polish_steps, "track": (workspace.root / "tracking" / "track.npz").stat().st_mtime_ns})
+    of = json.dumps({"steps": steps, "track": (workspace.root / "tracking" / "track.npz").stat().st_mtime_ns})
     if not mark.is_file() or mark.read_text() != of:
         state.unlink(missing_ok=True)
         mark.write_text(of)
-    corrections = learn_corrections(workspace.output, settings.polish_steps, state, job.progress)
-    better = folded(found, fitted.template, np.flatnonzero(~found.lost), corrections)
+    corrections = learn_corrections(workspace.output, steps, state, job.progress)
+    better = folded(found, fitted.template, rows, corrections)
     export_poses(footage, fitted, better, workspace.output, settings.val_share, start)
     load_capture(workspace.output)
     better.save(folder / POLISHED)

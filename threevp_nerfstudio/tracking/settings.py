@@ -78,8 +78,8 @@ class TrackSettings:
     """Share of the performance that is held out as `val`, in three blocks."""
     polish: bool = True
     """Correct the poses of all pictures by an avatar that is trained on them."""
-    polish_steps: int = 3000
-    """Training steps of that avatar."""
+    polish_steps: int | None = None
+    """Training steps of that avatar. Default: 5 for each picture, from 1000 to 3000."""
     overlay: bool = True
     """Write overlay.mp4: the posed template over the pictures."""
 
