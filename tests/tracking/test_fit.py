@@ -118,7 +118,7 @@ def test_rejoined_poses_lie_between_the_others(turned):
     strays = np.zeros(len(estimate.poses), dtype=bool)
     strays[[0, 6, 7]] = True
     poses = rejoined(estimate.poses, strays)
-    assert poses[0] == estimate.poses[1] or np.allclose(poses[0].T_camera_root, estimate.poses[1].T_camera_root)
+    assert np.allclose(poses[0].T_camera_root, estimate.poses[1].T_camera_root)
     for k in (6, 7):
         np.testing.assert_allclose(poses[k].T_camera_root, estimate.poses[k].T_camera_root, atol=0.02)
     assert all(poses[k] is estimate.poses[k] for k in np.flatnonzero(~strays))
@@ -134,16 +134,19 @@ def test_the_turn_holds_pictures_together(turned):
         problem._add_turn(system, e)
         return system
 
-    assert np.abs(term(estimate).g[problem.head :].reshape(-1, problem.sway.count)[:, :3]).max() < 1e-6  # as expected
+    turns = term(estimate).g[problem.head :].reshape(-1, problem.sway.count)[:, :3]
+    assert np.abs(turns).max() < 1e-6  # as expected
+    assert not problem.held and not problem.wanders(estimate)
     behind = np.zeros(len(term(estimate).g))
-    behind[own : own + 6] = (0.02, 0.05, -0.03, 0.01, 0.004, -0.02)
+    behind[own : own + 6] = (0.08, 0.25, -0.1, 0.05, 0.02, -0.1)
     lagging = problem.moved(estimate, behind)
+    assert problem.wanders(lagging)
     system = term(lagging)
     for i in range(own, own + 6):
         step = np.zeros_like(behind)
         step[i] = 1e-5
         slope = (term(problem.moved(lagging, step)).cost - term(problem.moved(lagging, -step)).cost) / 2e-5
-        assert slope == pytest.approx(-system.g[i], rel=0.05, abs=0.02 * np.abs(system.g).max())
+        assert slope == pytest.approx(-system.g[i], rel=0.05, abs=0.1 * np.abs(system.g).max())
     assert (system.g[own : own + 3] @ behind[own : own + 3]) < 0
 
 

@@ -183,7 +183,7 @@ def _fit(problem: TurnProblem, estimate: TurnEstimate, body: BodyModel, progress
     for name, iterations, _, _ in plan:
         totals[name] = totals.get(name, 0) + iterations
     done = dict.fromkeys(totals, 0)
-    basis = identity_basis(body, estimate.values)
+    start, basis = estimate, identity_basis(body, estimate.values)
     report = ShapeReport(np.inf, np.nan, np.nan, np.nan, np.nan)
     for n, (name, iterations, level, dressed) in enumerate(plan):
         if n in (1, 2) and not fixed:  # the shape has moved far enough for its derivative to differ
@@ -197,6 +197,9 @@ def _fit(problem: TurnProblem, estimate: TurnEstimate, body: BodyModel, progress
             progress(name, done[name], totals[name])
 
         estimate, report = problem.fit(estimate, basis, iterations, level, dressed, tick)
+        if not problem.held and problem.wanders(estimate):
+            problem.held = True
+            return _fit(problem, start, body, progress)
     return estimate, report
 
 

@@ -56,6 +56,8 @@ TURN_SPREAD, TURN_UNEVEN = np.radians(2.0), 0.4
 share of the step that comes to it."""
 HEAD_STAYS, HEAD_ARM = 0.008, 0.1
 """Metres that the head moves in such a step, and metres per radian of it: it sits beside the axis."""
+MOST_OFF, MOST_MOVED = np.radians(15.0), 0.1
+"""Radians and metres by which such a step is off where poses have gone astray."""
 STRAY = 0.5
 """Share of the usual overlap with the matte below which a picture's pose has gone astray."""
 WORSE, SHORTENED = 1.03, 0.3
@@ -94,14 +96,18 @@ class ShapeReport:
 
 
 class TurnProblem:
-    """The pictures of the turn and what is fitted to them."""
+    """The pictures of the turn and what is fitted to them.
+
+    `turned`: rotations of the chair by which the pictures are expected to follow each other. With `held` they also hold them together;
+    where pictures tell enough they had better be left alone, since what holds them biases the focal length (by 2 % on portrait_a).
+    """
 
     def __init__(
         self, body: BodyModel, parts: Parts, face: FacePoints, pictures: list[Evidence], focal_spread: float, fixed_shape: bool,
         turned: Float[Array, "F 3 3"] | None = None,
     ) -> None:  # fmt: skip
         self.body, self.parts, self.face, self.pictures = body, parts, face, pictures
-        self.turned = turned
+        self.turned, self.held = turned, False
         self.focal_spread, self.fixed_shape = max(focal_spread, 1e-4), fixed_shape
         self.observer = Observer(body.template.vertices, body.template.faces)
         self.stance = parts.spine + parts.neck + parts.skull + parts.arms
@@ -268,30 +274,43 @@ class TurnProblem:
             offset[rows] = (pose.rotations - estimate.stance)[list(self.sway.joints)].reshape(-1)
             spread[rows] = SWAY_SPREAD
         system.add_prior(offset, spread)
-        if self.turned is not None:
+        if self.held:
             self._add_turn(system, estimate)
         if not self.fixed_shape:
             self._add_symmetry(system, estimate.values)
 
-    def _add_turn(self, system: System, estimate: TurnEstimate) -> None:
-        """From picture to picture the chair turns on and the head stays near its place: what holds a back of plain hair, of which
-        neither outline nor colours tell the azimuth."""
+    def wanders(self, estimate: TurnEstimate) -> bool:
+        """Whether the poses are no turn any more: from one picture to the next they jump, or run away from the camera."""
+        return any(
+            np.linalg.norm(off) > MOST_OFF or np.linalg.norm(moved) > MOST_MOVED for off, moved, _ in self._steps(estimate)
+        )
+
+    def _steps(self, estimate: TurnEstimate) -> list[tuple[Float[Array, "3"], Float[Array, "3"], float]]:
+        """From picture to picture: how far the turn is off what the faces let one expect (axis-angle), how the head moved (metres), and the
+        angle that was expected."""
+        if self.turned is None:
+            return []
         rig = self.rig(estimate)
         heads = [head_pivot(rig, pose, self.parts.skull[0]) for pose in estimate.poses]
+        steps = []
         for f in range(len(estimate.poses) - 1):
             a, b = (pose.T_camera_root[:3, :3] for pose in estimate.poses[f : f + 2])
             expected = self.turned[f + 1] @ self.turned[f].T
             angle = float(np.linalg.norm(Rotation.from_matrix(expected).as_rotvec()))
-            off = Rotation.from_matrix(b @ (expected @ a).T).as_rotvec()
-            residual = np.concatenate([off, heads[f + 1] - heads[f]])
+            steps.append((Rotation.from_matrix(b @ (expected @ a).T).as_rotvec(), heads[f + 1] - heads[f], angle))
+        return steps
+
+    def _add_turn(self, system: System, estimate: TurnEstimate) -> None:
+        """From picture to picture the chair turns on and the head stays near its place: what holds a back of plain hair, of which
+        neither outline nor colours tell the azimuth."""
+        for f, (off, moved, angle) in enumerate(self._steps(estimate)):
+            residual = np.concatenate([off, moved])
             spread = np.repeat([TURN_SPREAD + TURN_UNEVEN * angle, HEAD_STAYS + HEAD_ARM * angle], 3)
-            J = np.zeros((6, len(system.g)))
-            for k, sign in ((f, -1.0), (f + 1, 1.0)):
-                own = self.head + k * self.sway.count
-                J[:, own : own + 6] = sign * np.eye(6)
             rows = slice(self.head + f * self.sway.count, self.head + (f + 1) * self.sway.count + 6)
-            W = J[:, rows] / spread[:, None] ** 2
-            system.H[rows, rows] += J[:, rows].T @ W
+            J = np.zeros((6, rows.stop - rows.start))
+            J[:, :6], J[:, -6:] = -np.eye(6), np.eye(6)
+            W = J / spread[:, None] ** 2
+            system.H[rows, rows] += J.T @ W
             system.g[rows] -= W.T @ residual
             system.cost += 0.5 * float((residual**2 / spread**2).sum())
 
