@@ -49,10 +49,11 @@ class Track(TrackSettings):
 
     def track(self, console: Console) -> None:
         """All stages that are not done."""
-        from threevp_nerfstudio.polish.stage import polish_stage
+        from threevp_nerfstudio.polish.stage import check_settings, polish_stage
         from threevp_nerfstudio.tracking import steps_input, steps_output
         from threevp_nerfstudio.tracking.stages import run_stages
 
+        check_settings(self)
         run_stages(
             self,
             {

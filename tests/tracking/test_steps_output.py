@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tests.tracking.known_track import known_track
 from threevp_nerfstudio.capture.capture import load_capture
-from threevp_nerfstudio.errors import TrackError
+from threevp_nerfstudio.errors import FootageError, TrackError
 from threevp_nerfstudio.polish.stage import polish_stage
 from threevp_nerfstudio.track_command import Track as TrackCommand
 from threevp_nerfstudio.tracking import steps_output
@@ -110,6 +110,12 @@ def test_the_whole_of_it(known, tmp_path: Path, tiny_capture: Path):
     import json
 
     assert json.loads((tmp_path / "me" / "transforms.json").read_text())["video_start"] == pytest.approx(2.0)
+
+
+def test_too_short_a_polish_is_refused_before_any_work(tmp_path: Path):
+    with pytest.raises(FootageError, match="--polish-steps 5: 100 are the least"):
+        TrackCommand(output=tmp_path / "me", video=tmp_path / "none.mp4", polish_steps=5).track(Console(quiet=True))
+    assert not (tmp_path / "me").exists()
 
 
 def test_stages_say_what_they_lack(known, tmp_path: Path):

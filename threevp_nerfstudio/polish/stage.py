@@ -9,8 +9,8 @@ import numpy as np
 from threevp_nerfstudio.capture.capture import load_capture
 from threevp_nerfstudio.errors import FootageError
 from threevp_nerfstudio.polish.folding import folded
-from threevp_nerfstudio.polish.learning import learn_corrections
 from threevp_nerfstudio.tracking.export import export_poses
+from threevp_nerfstudio.tracking.settings import TrackSettings
 from threevp_nerfstudio.tracking.stages import Job
 from threevp_nerfstudio.tracking.steps_input import load_footage
 from threevp_nerfstudio.tracking.steps_output import POLISHED, first_time, load_fitted, load_track
@@ -18,6 +18,12 @@ from threevp_nerfstudio.tracking.steps_output import POLISHED, first_time, load_
 FEWEST_STEPS = 100
 STEPS_EACH, STEPS = 5, (1000, 3000)
 """Training steps for each picture, and their bounds in all."""
+
+
+def check_settings(settings: TrackSettings) -> None:
+    """Raises `FootageError`, before any work, for a training that would be too short."""
+    if settings.polish and settings.polish_steps is not None and settings.polish_steps < FEWEST_STEPS:
+        raise FootageError(f"--polish-steps {settings.polish_steps}: {FEWEST_STEPS} are the least, 3000 make sense; or --no-polish.")
 
 
 def polish_stage(job: Job) -> None:
@@ -34,13 +40,13 @@ def polish_stage(job: Job) -> None:
         return
     rows = np.flatnonzero(~found.lost)
     steps = settings.polish_steps if settings.polish_steps is not None else int(np.clip(STEPS_EACH * len(rows), *STEPS))
-    if steps < FEWEST_STEPS:
-        raise FootageError(f"--polish-steps {steps}: {FEWEST_STEPS} are the least, 3000 make sense; or --no-polish.")
     state, mark = folder / "state.pt", folder / "state_of.json"
     of = json.dumps({"steps": steps, "track": (workspace.root / "tracking" / "track.npz").stat().st_mtime_ns})
     if not mark.is_file() or mark.read_text() != of:
         state.unlink(missing_ok=True)
         mark.write_text(of)
+    from threevp_nerfstudio.polish.learning import learn_corrections  # brings nerfstudio along, which takes seconds
+
     corrections = learn_corrections(workspace.output, steps, state, job.progress)
     better = folded(found, fitted.template, rows, corrections)
     export_poses(footage, fitted, better, workspace.output, settings.val_share, start)
