@@ -14,10 +14,11 @@ from threevp_nerfstudio.capture.capture import load_capture, read_rgba
 from threevp_nerfstudio.data.balance import expression_groups, frame_probabilities, uniform_over, yaw_sectors
 from threevp_nerfstudio.data.datamanager import ThreeVPDataManagerConfig
 from threevp_nerfstudio.data.dataparser import ThreeVPDataParserConfig, split_frames
-from threevp_nerfstudio.data.picture_cache import PictureCache, crop_to_subject
-from threevp_nerfstudio.data.pixels import PixelShares, border_ring, patches, sample_pixels
+from threevp_nerfstudio.data.picture_cache import PictureCache, border_ring, crop_to_subject
+from threevp_nerfstudio.data.pixels import patches
 from threevp_nerfstudio.engine.short_training import EditedDataParserConfig
 from threevp_nerfstudio.errors import CaptureError
+from threevp_nerfstudio.kernels.pixels import RING, SUBJECT
 
 # ---- balance ---------------------------------------------------------------------------------------------------------
 
@@ -73,44 +74,6 @@ def test_expression_groups_part_what_differs_and_need_no_channels():
     assert not expression_groups(np.zeros((5, 0))).any()
 
 
-# ---- pixels ----------------------------------------------------------------------------------------------------------
-
-
-def disc(size: int = 100, radius: int = 30) -> np.ndarray:
-    y, x = np.mgrid[:size, :size]
-    return np.where((x - 50) ** 2 + (y - 50) ** 2 < radius**2, 255, 0).astype(np.uint8)
-
-
-def test_pixels_are_drawn_by_their_shares():
-    alpha, box = disc(), (40.0, 45.0, 46.0, 50.0)
-    shares = PixelShares(face=0.3, border=0.2, background=0.1)
-    xy = sample_pixels(alpha, [box], 10_000, shares, np.random.default_rng(0))
-    assert xy.shape == (10_000, 2) and (xy >= 0).all() and (xy < 100).all()
-    inside = (xy >= [40, 45]).all(1) & (xy < [46, 50]).all(1)
-    ring = border_ring(alpha)[xy[:, 1], xy[:, 0]]
-    outside = (alpha[xy[:, 1], xy[:, 0]] == 0) & ~ring
-    assert inside.mean() == pytest.approx(0.3 + 0.4 * 30 / (np.pi * 900), abs=0.01)
-    assert ring.mean() > 0.2 and 0.04 < outside.mean() < 0.1
-
-
-def test_what_a_frame_lacks_goes_to_the_subject():
-    alpha = disc()
-    xy = sample_pixels(alpha, [], 1000, PixelShares(face=0.5, border=0.0, background=0.0), np.random.default_rng(0))
-    assert len(xy) == 1000 and (alpha[xy[:, 1], xy[:, 0]] == 255).all()
-    assert len(sample_pixels(np.zeros((9, 9), np.uint8), [], 64, PixelShares(), np.random.default_rng(0))) == 64
-
-
-def test_unbalanced_pixels_are_uniform():
-    xy = sample_pixels(disc(), [(0.0, 0.0, 5.0, 5.0)], 20_000, PixelShares(balanced=False), np.random.default_rng(0))
-    share = (disc()[xy[:, 1], xy[:, 0]] == 255).mean()
-    assert share == pytest.approx((disc() == 255).mean(), abs=0.01)
-
-
-def test_the_picture_edge_is_no_silhouette():
-    assert not border_ring(np.full((50, 50), 255, np.uint8)).any()
-    assert border_ring(disc()).any()
-
-
 # ---- cache -----------------------------------------------------------------------------------------------------------
 
 
@@ -118,11 +81,33 @@ def test_a_crop_holds_the_whole_subject():
     rgba = np.zeros((80, 60, 4), np.uint8)
     rgba[20:50, 30:40] = np.random.default_rng(0).integers(1, 255, (30, 10, 4))
     crop = crop_to_subject(rgba)
-    assert crop.full == (60, 80) and crop.rgba.nbytes < rgba.nbytes
-    back = np.zeros_like(rgba)
-    h, w = crop.rgba.shape[:2]
-    back[crop.top : crop.top + h, crop.left : crop.left + w] = crop.rgba
+    assert crop.rgba.nbytes < rgba.nbytes and crop.bytes == crop.rgba.nbytes + crop.kind.nbytes
+    back, kind = np.zeros_like(rgba), np.zeros((80, 60), np.uint8)
+    place = (slice(crop.top, crop.top + crop.height), slice(crop.left, crop.left + crop.width))
+    back[place], kind[place] = crop.rgba, crop.kind
     np.testing.assert_array_equal(back, rgba)
+    np.testing.assert_array_equal(kind & SUBJECT > 0, rgba[..., 3] > 127)
+    np.testing.assert_array_equal(crop.kind.numpy() & RING > 0, border_ring(rgba[place][..., 3]))
+    assert crop.kinds == SUBJECT | RING
+
+
+def test_a_crop_knows_what_it_lacks():
+    rgba = np.full((20, 20, 4), 255, np.uint8)
+    assert crop_to_subject(rgba).kinds == SUBJECT
+    rgba[..., 3] = 1
+    assert crop_to_subject(rgba).kinds == 0
+    assert crop_to_subject(np.zeros((20, 20, 4), np.uint8)).rgba.shape == (1, 1, 4)
+
+
+def test_the_border_lies_on_both_sides_of_the_mattes_edge_and_the_pictures_own_edge_is_none():
+    y, x = np.mgrid[:200, :200]
+    distance = np.hypot(x - 100, y - 100)
+    ring = border_ring(np.where(distance < 60, 255, 0).astype(np.uint8))
+    assert ring[abs(distance - 60) < 3].all() and not ring[abs(distance - 60) > 5].any()
+    soft = np.full((50, 50), 255, np.uint8)
+    assert not border_ring(soft).any()
+    soft[20:30, 20:30] = 200
+    np.testing.assert_array_equal(border_ring(soft), soft == 200)
 
 
 def test_the_cache_stays_within_its_bound_and_forgets_the_least_recent():
@@ -132,15 +117,15 @@ def test_the_cache_stays_within_its_bound_and_forgets_the_least_recent():
         reads.append(i)
         return np.full((10, 10, 4), 255, np.uint8)
 
-    cache = PictureCache(read, capacity_bytes=3 * 400)
+    cache = PictureCache(read, capacity_bytes=3 * 500)
     for i in (0, 1, 2, 0, 3, 0, 1):
         cache.get(i)
-        assert cache.bytes <= 3 * 400
+        assert cache.bytes <= 3 * 500
     assert reads == [0, 1, 2, 3, 1]
 
 
 def test_the_cache_is_safe_to_use_from_threads():
-    cache = PictureCache(lambda i: np.full((8, 8, 4), i, np.uint8), capacity_bytes=5 * 256)
+    cache = PictureCache(lambda i: np.full((8, 8, 4), i, np.uint8), capacity_bytes=5 * 320)
     wrong: list[int] = []
 
     def worker(seed: int) -> None:
@@ -151,7 +136,7 @@ def test_the_cache_is_safe_to_use_from_threads():
     threads = [threading.Thread(target=worker, args=(s,)) for s in range(4)]
     [t.start() for t in threads]
     [t.join() for t in threads]
-    assert not wrong and cache.bytes <= 5 * 256
+    assert not wrong and cache.bytes <= 5 * 320
 
 
 # ---- dataparser and data manager ---------------------------------------------------------------------------------------
@@ -209,6 +194,28 @@ def test_training_rays_carry_the_pixel_that_they_look_at(manager):
         assert abs(-focal[1] * moved[1] / -moved[2] + center[1] - y - dy) < 0.02
 
 
+def test_rays_name_their_frame_and_all_of_the_step(manager):
+    for bundle, slots, rays in [(manager.next_train(1)[0], 3, 40), (manager.next_eval(0)[0], 4, 256)]:
+        metadata = bundle.metadata
+        assert metadata["slot_frames"].shape == (len(bundle), slots) and metadata["slot"].dtype == torch.int32
+        assert metadata["slot"].flatten().tolist() == np.repeat(np.arange(slots), rays).tolist()
+        frames = metadata["slot_frames"].gather(1, metadata["slot"].long())
+        assert torch.equal(frames, metadata["frame"]) and torch.equal(bundle.camera_indices, metadata["frame"])
+        assert metadata["frame"].dtype == metadata["slot_frames"].dtype == torch.int64
+        assert metadata["patch"].shape == (len(bundle), 100) and metadata["patch"].dtype == torch.uint8
+        half = bundle[: len(bundle) // 2]
+        assert half.metadata["slot_frames"].shape == (len(bundle) // 2, slots)
+
+
+def test_processes_draw_pixels_of_their_own(tiny_capture: Path):
+    draws = []
+    for rank in (0, 1):
+        config = ThreeVPDataManagerConfig(data=tiny_capture, train_num_rays_per_batch=40)
+        config.dataparser.data = tiny_capture
+        draws.append(config.setup(device="cpu", test_mode="val", world_size=2, local_rank=rank).next_train(0)[0].directions)
+    assert not torch.equal(*draws)
+
+
 def test_patches_are_the_pixels_around_and_repeat_the_edge():
     rgba = np.arange(6 * 5 * 4, dtype=np.uint8).reshape(6, 5, 4)
     out = patches(rgba, np.array([[2, 3], [0, 0]]), radius=1).reshape(2, 3, 3, 4)
@@ -224,6 +231,7 @@ def test_sampling_is_determined_by_the_seed(tiny_capture: Path):
         config.dataparser.data = tiny_capture
         manager = config.setup(device="cpu", test_mode="val", world_size=1, local_rank=0)
         draws.append(torch.cat([manager.next_train(i)[0].directions for i in range(3)]))
+        assert not torch.equal(*draws[-1].chunk(3)[:2])
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,10 @@ from nerfstudio.cameras.rays import RayBundle
 from tests.tiny_training import tiny_config
 from threevp_nerfstudio.data.balance import shard
 from threevp_nerfstudio.engine.trainer import single_process_names
+from threevp_nerfstudio.kernels.bank import RayBatch
 from threevp_nerfstudio.model import model as model_module
 from threevp_nerfstudio.model.occupancy import CanonicalOccupancy
+from threevp_nerfstudio.model.ray_bank import RayBank
 from threevp_nerfstudio.pipeline import ThreeVPPipeline
 
 WORLD = 2
@@ -38,10 +41,15 @@ def make_pipeline(capture: Path, output: Path, rank: int, world: int) -> ThreeVP
 
 
 def without_chance(pipeline: ThreeVPPipeline) -> None:
-    """Samples in the middle of their intervals, and a fixed background, so that runs can be compared."""
-    inner, real = model_module.march, torch.rand
-    model_module.march = lambda *args: inner(*args[:6], -1)
-    model_module.torch.rand = lambda *size, **kwargs: real(*size, **kwargs) * 0.0 + 0.3
+    """Samples in the middle of their intervals, rays as they were mapped, and a fixed background, so that runs can be compared."""
+    march, draw = model_module.march, RayBank.draw
+
+    def plain(bank: RayBank, *args, **kwargs) -> RayBatch:
+        rays = draw(bank, *args, **{**kwargs, "moved": False})
+        return replace(rays, background=torch.full_like(rays.background, 0.3))
+
+    model_module.march = lambda *args: march(*args[:6], -1)
+    RayBank.draw = plain
 
 
 def joined_batch(pipeline: ThreeVPPipeline) -> RayBundle:
@@ -103,7 +111,7 @@ def ranks(tiny_capture: Path, tmp_path_factory: pytest.TempPathFactory) -> list[
 
 @pytest.fixture
 def alone(tiny_capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ThreeVPPipeline:
-    monkeypatch.setattr(torch, "rand", torch.rand)  # both restored after the test
+    monkeypatch.setattr(RayBank, "draw", RayBank.draw)  # both restored after the test
     monkeypatch.setattr(model_module, "march", model_module.march)
     return make_pipeline(tiny_capture, tmp_path, 0, 1)
 

@@ -317,6 +317,62 @@ def test_a_walk_in_parts_finds_the_same_samples():
         torch.testing.assert_close(torch.tensor(t), whole.t[r, : whole.count[r]])
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("seed", [-1, 3])
+def test_a_walk_in_stretches_finds_the_same_samples(seed: int, device: str):
+    """With short steps, so that rays have many stretches, thin parts, hidden cells, and rays that miss."""
+    vertices, faces = sphere()
+    start, rows = vertex_triangles(faces, len(vertices))
+    thin = torch.from_numpy(vertices[faces].mean(1)[:, 0] < 0)
+    surface = PosedSurface(*[torch.from_numpy(x).to(device) for x in (vertices, faces, start, rows)], 1, None, thin.to(device))
+    surface.update(bent(vertices, 0.001, np.random.default_rng(2))[None].to(device))
+    torch.manual_seed(0)
+    origins, directions = (x.to(device) for x in rays(400))
+    origins = origins + surface.posed[0].mean(0)
+    view = shell_view()
+    view.skip[:, 20:] = HIDDEN
+    view.skip[:8] = 3
+    view = OccupancyView(view.skip.to(device), view.origin, view.cell)
+    slots, settings = torch.zeros(400, dtype=torch.int64, device=device), MarchSettings(0.0015, REACH, 256)
+    plain, wide = (march(origins, directions, slots, surface, view, settings, seed, in_stretches=w) for w in (False, True))
+    assert wide.count[200:].sum() == 0 and wide.count[:200].float().mean() > 20
+    missing, more = 0, 0
+    for r in range(200):
+        a, b = (m.t[r, : m.count[r]].cpu() for m in (plain, wide))
+        assert (b[1:] > b[:-1]).all()
+        missing += int(sum((b - t).abs().min() > 1e-5 for t in a))
+        more += int(sum((a - t).abs().min() > 1e-5 for t in b))
+    total = int(plain.count.sum())
+    assert missing < 0.01 * total and more < 0.05 * total  # who starts nearer by sees a little more
+    same = (plain.count == wide.count)[:, None] & plain.mask
+    for name in ("width", "position", "M"):
+        a, b = getattr(plain, name)[same], getattr(wide, name)[same]
+        assert ((a - b).abs().flatten(1) if a.dim() > 1 else (a - b).abs()[:, None]).amax(1).quantile(0.97) < 1e-4
+
+
+def test_too_little_room_thins_out_a_walk_in_stretches():
+    vertices, faces = sphere()
+    surface = surface_of(vertices, faces, 1)
+    surface.update(torch.from_numpy(vertices)[None])
+    torch.manual_seed(0)
+    origins, directions = rays()
+    slots = torch.zeros(len(origins), dtype=torch.int64)
+    full, few = (
+        march(origins, directions, slots, surface, shell_view(), MarchSettings(0.002, REACH, room), 4, in_stretches=True)
+        for room in (256, 16)
+    )
+    assert (few.count <= 16).all() and few.count[:32].min() >= 8
+    far = ((few.t > 1.05) & few.mask)[:32]
+    assert far.any(1).all()  # the rays' far walls are not cut off
+    lengths = [(m.width * m.mask).sum(1)[:32] for m in (full, few)]
+    torch.testing.assert_close(lengths[0].mean(), lengths[1].mean(), rtol=0.1, atol=0)
+    view = shell_view()
+    view.skip[:, 16:] = HIDDEN
+    closed = march(origins, directions, slots, surface, view, MarchSettings(0.002, REACH, 8), 4, in_stretches=True)
+    last = closed.t[torch.arange(32), closed.count[:32].long() - 1]
+    assert (closed.count[:32] <= 8).all() and (last > 0.99).all()  # the sample that closes a ray is kept
+
+
 def test_empty_cells_give_no_samples():
     assert not marched(shell_view(occupied=False))[2].count.any()
 

@@ -15,7 +15,8 @@ from threevp_nerfstudio.capture.capture import Capture, load_capture
 from threevp_nerfstudio.data.datamanager import ThreeVPDataManagerConfig
 from threevp_nerfstudio.data.dataparser import ThreeVPDataParserConfig
 from threevp_nerfstudio.errors import CheckpointError
-from threevp_nerfstudio.kernels.march import HIDDEN
+from threevp_nerfstudio.kernels.bank import FreshRays
+from threevp_nerfstudio.kernels.march import HIDDEN, MarchedSamples
 from threevp_nerfstudio.model.blendfields import BlendfieldConfig, Blendfields
 from threevp_nerfstudio.model.canonical import CanonicalTemplate, moving_channels
 from threevp_nerfstudio.model.encodings import HashGridConfig, spherical_harmonics
@@ -23,7 +24,7 @@ from threevp_nerfstudio.model.field import CanonicalSamples, FieldConfig, ThreeV
 from threevp_nerfstudio.model.model import ThreeVPModel, ThreeVPModelConfig
 from threevp_nerfstudio.model.occupancy import CanonicalOccupancy
 from threevp_nerfstudio.model.performance import Performance, light_turn
-from threevp_nerfstudio.model.ray_bank import MappedRays, RayBank, light_turns, turned_light
+from threevp_nerfstudio.model.ray_bank import RayBank
 
 GRID = HashGridConfig(levels=4, features=2, log2_size=12, coarsest=8, finest=64)
 
@@ -202,81 +203,80 @@ def test_spherical_harmonics_are_orthogonal_over_the_sphere():
 # ---- bank ------------------------------------------------------------------------------------------------------------
 
 
-def mapped(count: int, frame: int, room: int = 4, side: int = 3) -> MappedRays:
-    return MappedRays(
-        frame=torch.full((count,), frame),
-        patch=torch.randint(0, 256, (count, side * side, 4), dtype=torch.uint8),
-        weight=torch.ones(count),
+def fresh(count: int, frame: int, room: int = 4, side: int = 3) -> FreshRays:
+    samples = MarchedSamples(
         t=torch.rand(count, room).sort(dim=1).values,
         width=torch.full((count, room), 0.004),
         position=torch.randn(count, room, 3),
-        across=torch.randn(count, room, 3, 2) * 0.002,
-        along=torch.nn.functional.normalize(torch.randn(count, room, 3), dim=-1),
-        light=torch.nn.functional.normalize(torch.randn(count, room, 3, 2), dim=2),
+        M=torch.linalg.qr(torch.randn(count, room, 3, 3))[0].contiguous(),
         count=torch.full((count,), room, dtype=torch.int32),
+        next=torch.full((count,), -1, dtype=torch.int32),
+    )
+    return FreshRays(
+        samples=samples,
+        direction=torch.nn.functional.normalize(torch.randn(count, 3), dim=-1),
+        across=torch.randn(count, 6) * 0.002,
+        room=torch.eye(3)[None],
+        slot=torch.zeros(count, dtype=torch.int32),
+        frame=torch.full((count,), frame),
+        patch=torch.randint(0, 256, (count, side * side * 4), dtype=torch.uint8),
+        weight=torch.ones(count),
     )
 
 
 def test_the_bank_replaces_the_oldest_rays():
     bank = RayBank(10)
     for frame in range(4):
-        bank.insert(mapped(4, frame))
+        bank.insert(fresh(4, frame))
     held = bank.storage.frame[: bank.filled]
     assert torch.bincount(held).tolist() == [0, 2, 4, 4]
-    bank.insert(mapped(25, 9))
+    assert bank.draw(None, 0).frame.tolist() == [1] * 2 + [2] * 4 + [3] * 4  # in order
+    assert bank.draw(5, 0, newest=3).frame[5:].tolist() == [3, 3, 3]
+    bank.insert(fresh(25, 9))
     assert (bank.storage.frame == 9).all() and bank.filled == 10
 
 
 def test_a_partly_filled_bank_holds_no_more_than_was_inserted():
     bank = RayBank(100)
-    rays = mapped(7, 3)
+    rays = fresh(7, 3)
     bank.insert(rays)
     assert bank.filled == 7
-    torch.testing.assert_close(bank.storage.position[:7], rays.position)
-    torch.testing.assert_close(bank.storage.light[:7].float(), rays.light, atol=1e-3, rtol=0)  # kept in half precision
+    assert torch.equal(bank.storage.position[:7], rays.samples.position)
+    assert (bank.draw(500, 0).frame == 3).all()
 
 
 def test_the_light_of_a_share_of_rays_turns_about_the_vertical():
-    light = torch.linalg.qr(torch.randn(2000, 3, 3))[0][..., :2]  # the room's x and y axes, at right angles
-    assert light_turns(2000, 0.0, torch.Generator(), light.device) is None
-    turned = turned_light(light, light_turns(2000, 0.25, torch.Generator().manual_seed(0), light.device))
-    cosine = (turned * light).sum(1)  # of the angle by which each axis has turned
+    bank = RayBank(2000)
+    bank.insert(fresh(2000, 0, room=1))
+    still, turned = (bank.draw(None, 0, turned=share).light for share in (0.0, 0.25))
+    cosine = (turned * still).sum(1)  # of the angle by which each axis has turned
     moved = cosine[:, 0] < 1 - 1e-5
     assert moved.float().mean() == pytest.approx(0.25, abs=0.03)
-    torch.testing.assert_close(cosine[..., 0], cosine[..., 1], atol=1e-4, rtol=0)
-    assert (cosine[moved] < 1e-5).all()  # to where the place has not been lit from
-    up, up_before = (torch.linalg.cross(x[..., 0], x[..., 1], dim=-1) for x in (turned, light))
-    torch.testing.assert_close(up, up_before, atol=1e-4, rtol=0)  # the room stays upright
-
-
-def test_a_batch_holds_the_rays_that_were_asked_for_packed():
-    rays = mapped(20, 0)
-    rays = replace(rays, count=torch.arange(20, dtype=torch.int32) % 5, frame=torch.arange(20))
-    batch = rays.batch(torch.tensor([3, 0, 7, 3]))
-    assert batch.frame.tolist() == [3, 0, 7, 3]
-    assert batch.place[0].tolist() == [0, 0, 0, 2, 2, 3, 3, 3] and batch.place[1].tolist() == [0, 1, 2, 0, 1, 0, 1, 2]
-    torch.testing.assert_close(batch.position, torch.cat([rays.position[3, :3], rays.position[7, :2], rays.position[3, :3]]))
-    torch.testing.assert_close(batch.light[3:5], rays.light[7, :2])
-    torch.testing.assert_close(batch.target, rays.patch[[3, 0, 7, 3], 4].float() / 255)  # each ray's own pixel
-    both = batch.joined(rays.batch(torch.tensor([9])))
-    assert len(both) == 5 and both.place[0].tolist() == [0, 0, 0, 2, 2, 3, 3, 3, 4, 4, 4, 4]
-    torch.testing.assert_close(both.position[8:], rays.position[9])
+    torch.testing.assert_close(cosine[..., 0], cosine[..., 1], atol=1e-3, rtol=0)
+    assert (cosine[moved] < 1e-3).all()  # to where the place has not been lit from
+    up, up_before = (torch.linalg.cross(x[..., 0], x[..., 1], dim=-1) for x in (turned, still))
+    torch.testing.assert_close(up, up_before, atol=1e-3, rtol=0)  # the room stays upright
 
 
 def test_neighbours_move_to_their_pixel_and_keep_the_order_along_the_ray():
-    rays, every = mapped(200, 0), torch.arange(200)
-    moved = rays.batch(every, torch.Generator().manual_seed(0))
-    position = moved.position.view(200, 4, 3)
+    bank = RayBank(200)
+    bank.insert(fresh(200, 0))
+    rays, moved = bank.storage, bank.draw(None, 0)
+    position, t = moved.position.view(200, 4, 3), moved.t.view(200, 4)
+    across, along = rays.across.float(), rays.along.float()
     for r in range(200):
         pixel = (rays.patch[r].float() / 255 == moved.target[r]).all(-1).nonzero()[0, 0]
         step = torch.tensor([pixel % 3 - 1, pixel // 3 - 1], dtype=torch.float32)
-        rest = position[r] - rays.position[r] - rays.across[r] @ step
-        slide = (rest * rays.along[r]).sum(-1)  # what is left is a slide along the ray, the same for all samples
-        torch.testing.assert_close(rest, slide[:, None] * rays.along[r], atol=1e-6, rtol=0)
-        torch.testing.assert_close(slide, slide[:1].expand(4), atol=1e-6, rtol=0)
-        torch.testing.assert_close(moved.t[r] - rays.t[r], slide, atol=1e-6, rtol=0)
-        assert slide[0].abs() <= 0.002 + 1e-6
-    assert torch.equal(rays.batch(every, torch.Generator().manual_seed(0)).position, moved.position)
+        rest = position[r] - rays.position[r] - across[r] @ step
+        slide = (rest * along[r]).sum(-1)  # what is left is a slide along the ray, the same for all samples
+        torch.testing.assert_close(rest, slide[:, None] * along[r], atol=5e-6, rtol=0)
+        torch.testing.assert_close(slide, slide[:1].expand(4), atol=5e-6, rtol=0)
+        torch.testing.assert_close(t[r] - rays.t[r], slide, atol=5e-6, rtol=0)
+        assert slide[0].abs() <= 0.002 + 5e-6
+    assert torch.equal(bank.draw(None, 0).position, moved.position)
+    still = bank.draw(None, 0, moved=False)
+    assert torch.equal(still.position.view(200, 4, 3), rays.position)
+    assert torch.equal(still.target, rays.patch[:, 4].float() / 255)  # each ray's own pixel
 
 
 def test_a_neighbour_is_where_its_own_pixel_would_have_been_mapped(model: ThreeVPModel, tiny_capture: Path):
@@ -290,8 +290,9 @@ def test_a_neighbour_is_where_its_own_pixel_would_have_been_mapped(model: ThreeV
     x = bundle.origins[:, None] + rays.t[..., None] * (bundle.directions + across @ step)[:, None]
     mask = rays.mask
     exact, _, _ = surface.to_canonical(x[mask], torch.zeros(int(mask.sum()), dtype=torch.int64), 1.0)
-    mine = (rays.position + rays.across @ step)[mask]
-    pixel = (rays.across @ step)[mask].norm(dim=-1)
+    across = rays.across.float() @ step
+    mine = (rays.position + across)[mask]
+    pixel = across[mask].norm(dim=-1)
     assert len(pixel) > 50 and 0.002 < pixel.median() < 0.05
     # pixels of this capture are large against its triangles, and yet
     assert ((mine - exact).norm(dim=-1) / pixel).median() < 0.15
@@ -378,6 +379,38 @@ def test_conditioning_is_clipped_to_what_training_saw(model: ThreeVPModel):
     inside = (model.conditioning_low + model.conditioning_high) / 2
     assert torch.equal(model.condition(replace(state, conditioning=inside[None]))[0], inside)
     assert torch.equal(model.condition(state), state.conditioning)  # neutral is always within
+
+
+def test_the_table_of_conditioning_follows_what_it_depends_on(capture: Capture):
+    model = small_model(capture)
+    frames = torch.arange(len(capture.frames))
+    table = model.conditioning_table()
+    assert torch.equal(table, model.condition(model.performance.at_frames(frames))) and model.conditioning_table() is table
+    model.conditioning_high.mul_(0.5)
+    assert torch.equal(model.conditioning_table(), model.condition(model.performance.at_frames(frames)))
+    model.clip_conditioning = False
+    assert torch.equal(model.conditioning_table(), model.performance.at_frames(frames).conditioning)
+    model.double()
+    assert model.conditioning_table().dtype == torch.float64
+
+
+def test_slots_from_the_data_manager_are_those_of_the_frames(capture: Capture, tiny_capture: Path):
+    config = ThreeVPDataManagerConfig(data=tiny_capture, train_num_rays_per_batch=64, frames_per_step=3)
+    config.dataparser.data = tiny_capture
+    bundle, _ = config.setup(device="cpu", test_mode="val", world_size=1, local_rank=0).next_train(0)
+    model = small_model(capture).train()
+    frame = bundle.metadata["frame"].view(-1)
+    posed = torch.tensor([*reversed(frame.unique().tolist()), int(frame[0])])  # in any order; a frame may come twice
+    slot = (frame[:, None] == posed).int().argmax(1, keepdim=True).int()
+    known = dict(bundle.metadata, slot=slot, slot_frames=posed.expand(len(frame), -1))
+    unknown = {k: v for k, v in bundle.metadata.items() if k not in ("slot", "slot_frames")}
+    outputs = []
+    for metadata in (unknown, known):
+        bundle.metadata = metadata
+        outputs.append(model(bundle))
+    assert outputs[0]["accumulation"].max() > 0.01
+    for name, value in outputs[0].items():
+        torch.testing.assert_close(outputs[1][name], value, atol=1e-5, rtol=1e-4)
 
 
 def test_posing_leaves_the_canonical_template_alone(capture: Capture):

@@ -4,31 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from tests.tiny_training import tiny_trainer
-from threevp_nerfstudio.data.pixels import square_pixels
 from threevp_nerfstudio.errors import ThreeVPError
 from threevp_nerfstudio.model import perceptual
 from threevp_nerfstudio.model.perceptual import PerceptualLoss, as_picture
 
 SIDE = 8
-
-
-def test_a_square_lies_in_the_picture_round_the_face_and_comes_row_by_row():
-    alpha = np.full((40, 60), 255, np.uint8)
-    rng = np.random.default_rng(0)
-    for box in [(0.0, 0.0, 3.0, 3.0), (55.0, 35.0, 59.0, 39.0), (20.0, 10.0, 30.0, 20.0)]:
-        xy = square_pixels(alpha, [box], SIDE, rng)
-        assert xy.shape == (SIDE * SIDE, 2) and (xy >= 0).all() and (xy < [60, 40]).all()
-        assert np.array_equal(xy[1] - xy[0], [1, 0]) and np.array_equal(xy[SIDE] - xy[0], [0, 1])
-        middle = (xy[0] + xy[-1]) / 2
-        assert (middle > np.array(box[:2]) - SIDE).all() and (middle < np.array(box[2:]) + SIDE).all()
-    alpha[:] = 0
-    assert len(square_pixels(alpha, [], SIDE, rng)) == 0  # nobody there
-    assert len(square_pixels(np.full((5, 60), 255, np.uint8), [], SIDE, rng)) == 0  # too small
 
 
 def test_pixels_become_a_picture():

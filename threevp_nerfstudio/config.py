@@ -25,6 +25,7 @@ def method(
     grid: HashGridConfig,
     sample_step: float,
     bank: int,
+    chunk: int,
     device: str,
 ) -> MethodSpecification:
     """A method of the given size. The learning rates and everything else are shared."""
@@ -46,6 +47,7 @@ def method(
                 field_config=FieldConfig(grid=grid),
                 rays_per_step=rays,
                 bank_size=bank,
+                eval_num_rays_per_chunk=chunk,
                 sample_step=sample_step,
                 blendfields_start=steps // 4,
                 average_start=steps // 2,
@@ -69,11 +71,12 @@ threevp = method(
     "Animatable 360° portrait avatar from a tracked monocular capture.",
     steps=20_000,
     rays=4096,
-    fresh_rays=2048,
-    frames=8,
+    fresh_rays=512,
+    frames=4,
     grid=HashGridConfig(levels=16, features=2, log2_size=18, coarsest=16, finest=2048),
     sample_step=0.003,
     bank=1 << 18,
+    chunk=1 << 20,
     device="cuda",
 )
 
@@ -87,5 +90,6 @@ threevp_small = method(
     grid=HashGridConfig(levels=16, features=2, log2_size=16, coarsest=16, finest=1024),
     sample_step=0.004,
     bank=1 << 16,
+    chunk=1 << 16,
     device="cpu",
 )

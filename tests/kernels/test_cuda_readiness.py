@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import threevp_nerfstudio.kernels as kernels
 from tests.tiny_training import tiny_trainer
-from threevp_nerfstudio.data.datamanager import to_device
+from threevp_nerfstudio.data.picture_cache import to_device
 
 ARCHITECTURES = [75, 90]
 """Turing, the oldest that CUDA 13 compiles for, and Hopper."""
@@ -87,8 +87,7 @@ WAITING = {
     "host copy": ".cpu(), .numpy(), .tolist()",
 }
 BUDGET = {
-    "aten::nonzero": 3,  # samples are packed, and those in the face are: their numbers differ from step to step
-    "aten::_unique2": 2,  # distinct frames of the fresh rays (to pose them) and of the batch
+    "aten::_local_scalar_dense": 2,  # the number of the batch's samples, and of those in the face: they differ from step to step
 }
 """How often a training step may wait for the device, and why. Lower is better; raise it only with a reason."""
 
@@ -134,16 +133,14 @@ def test_a_sum_of_waits_is_seen():
 
 @pytest.fixture(scope="module")
 def step_waits(tiny_capture: Path, tmp_path_factory: pytest.TempPathFactory) -> Counter[str]:
-    """Of one training step in the middle of training, the occupancy update included, data loading left out."""
+    """Of one training step in the middle of training, the data and the occupancy update included."""
     trainer = tiny_trainer(tiny_capture, tmp_path_factory.mktemp("waits"))
     trainer.guard.check_every = 10  # as on CUDA
-    model, manager = trainer.pipeline.model, trainer.pipeline.datamanager
+    model = trainer.pipeline.model
     for step in range(3):
         model.before_step(step)
         trainer.train_iteration(step)
         model.after_step(step)
-    batch = manager.next_train(3)  # the host draws pixels and makes rays: its own tensors
-    manager.next_train = lambda step: batch
     with Waits() as waits, HostCopies(waits.counts):
         model.before_step(3)
         trainer.train_iteration(3)
@@ -156,10 +153,22 @@ def test_a_training_step_waits_for_the_device_no_more_than_is_written_down(step_
     assert not over
 
 
-def test_rays_go_through_pinned_memory_only_to_a_cuda_device(tiny_capture: Path, tmp_path: Path):
-    bundle = tiny_trainer(tiny_capture, tmp_path).pipeline.datamanager.next_train(0)[0]
-    moved = to_device(bundle, "cpu")
-    assert torch.equal(moved.origins, bundle.origins) and set(moved.metadata) == set(bundle.metadata)
+def test_pictures_and_cameras_go_through_pinned_memory_only_to_a_cuda_device(monkeypatch: pytest.MonkeyPatch):
+    calls = []
+
+    def pin_memory(tensor: torch.Tensor) -> torch.Tensor:
+        calls.append("pinned")
+        return tensor
+
+    def to(tensor: torch.Tensor, device: torch.device | str, non_blocking: bool = False) -> torch.Tensor:
+        calls.append((str(device), non_blocking))
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    for device in ("cpu", "cuda:1"):
+        to_device(torch.zeros(3), device)
+    assert calls == [("cpu", False), "pinned", ("cuda:1", True)]
 
 
 # ---- precision ---------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import roma
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from threevp_nerfstudio.body.template import RiggedTemplate
@@ -26,6 +26,8 @@ class Rig(nn.Module):
         self.joint_names = tuple(template.joint_names)
         self.expression_names = tuple(template.expression_names)
         self.parents = tuple(int(p) for p in template.parents)
+        for i, rows in enumerate(_ancestors(self.parents)):
+            self.register_buffer(f"_above_{i}", rows, persistent=False)
 
         def buffer(name: str, value: np.ndarray) -> None:
             self.register_buffer(name, torch.as_tensor(np.ascontiguousarray(value), dtype=dtype))
@@ -46,6 +48,11 @@ class Rig(nn.Module):
     def from_template(cls, template: RiggedTemplate, dtype: torch.dtype = torch.float32) -> Rig:
         return cls(template, dtype)
 
+    @property
+    def _above(self) -> list[Tensor]:
+        """For each round of `_chained` the joint up to whose children products reach; J is none."""
+        return [value for name, value in self.named_buffers(recurse=False) if name.startswith("_above_")]
+
     def joint_transforms(
         self,
         joint_rotations: Float[Tensor, "B J 3"],
@@ -63,15 +70,19 @@ class Rig(nn.Module):
         local[..., :3, :3] = R
         local[..., :3, 3] = offset
         local[..., 3, 3] = 1.0
-        chain: list[Tensor] = []
         for j, parent in enumerate(self.parents):
             if parent < 0:
-                root = local[:, j].clone()
-                root[:, :3, 3] += root_translation
-                chain.append(root)
-            else:
-                chain.append(chain[parent] @ local[:, j])
-        return torch.stack(chain, dim=1)
+                local[:, j, :3, 3] += root_translation
+        return self._chained(local)
+
+    def _chained(self, local: Float[Tensor, "B J 4 4"]) -> Float[Tensor, "B J 4 4"]:
+        """Products of local transforms from the root to each joint. Each round doubles how far up they reach, so that a few
+        products of all joints do the work of one for each joint."""
+        identity = torch.eye(4, dtype=local.dtype, device=local.device).expand(len(local), 1, 4, 4)
+        G = torch.cat([local, identity], 1)
+        for above in self._above:
+            G = G[:, above] @ G
+        return G[:, :-1]
 
     def rest_shape(
         self, expression: Float[Tensor, "B E"], joint_rotations: Float[Tensor, "B J 3"] | None = None
@@ -103,3 +114,13 @@ def skin(
     """Linear blend skinning. `weights` rows sum to one; `T` maps the rest pose to posed space."""
     blended = torch.einsum("vj,bjrc->bvrc", weights, T[:, :, :3])
     return (blended[..., :3] @ x[..., None]).squeeze(-1) + blended[..., 3]
+
+
+def _ancestors(parents: tuple[int, ...]) -> list[Int[Tensor, "Jp"]]:
+    """Parents, their parents' parents, and so on in powers of two, until there are none. J, the last, stands for no joint."""
+    J, rounds = len(parents), []
+    above = torch.tensor([J if p < 0 else p for p in parents] + [J])
+    while bool((above < J).any()):
+        rounds.append(above)
+        above = above[above]
+    return rounds

@@ -14,14 +14,14 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import DataManager, VanillaDataManager, VanillaDataManagerConfig
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader, RandIndicesEvalDataloader
 
-from threevp_nerfstudio.capture.cameras import pixel_rays
 from threevp_nerfstudio.capture.capture import read_rgba, yaw_deg
 from threevp_nerfstudio.data.balance import frame_probabilities, shard
 from threevp_nerfstudio.data.dataparser import ThreeVPDataParserConfig
 from threevp_nerfstudio.data.dataset import ThreeVPDataset
 from threevp_nerfstudio.data.parts import part_boxes
-from threevp_nerfstudio.data.picture_cache import Crop, PictureCache
-from threevp_nerfstudio.data.pixels import PixelShares, patches, sample_pixels, square_pixels
+from threevp_nerfstudio.data.picture_cache import Crop, PictureCache, to_device
+from threevp_nerfstudio.data.pixels import PixelShares, slot_table
+from threevp_nerfstudio.kernels.pixels import SUBJECT, draw_rays
 
 
 @dataclass
@@ -52,7 +52,8 @@ class ThreeVPDataManagerConfig(VanillaDataManagerConfig):
     face_weight: float = 1.0
     """Weight of eyes and mouth in the photometric loss."""
     cache_gigabytes: float = 4.0
-    """Memory for decoded pictures, of all processes together; beyond it they are read again from disk."""
+    """Memory of the training device for decoded pictures, of all processes together; beyond it they are read again from
+    disk."""
     seed: int = 0
     """Of all sampling."""
 
@@ -125,9 +126,10 @@ class ThreeVPDataManager(VanillaDataManager[ThreeVPDataset]):
         self.pictures = PictureCache(
             lambda frame: read_rgba(capture.frames, frame),
             int(self.config.cache_gigabytes * 2**30 / self.world_size),
+            self.device,
         )
         self.rng = np.random.default_rng([self.config.seed, self.local_rank])
-        self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="threevp-pictures")
+        self._pool = ThreadPoolExecutor(2, "threevp-pictures", self.pictures.enter_thread)
         self._next: list[tuple[int, Future[Crop]]] = []
 
     def setup_eval(self) -> None:
@@ -144,8 +146,9 @@ class ThreeVPDataManager(VanillaDataManager[ThreeVPDataset]):
     # ---- training ----------------------------------------------------------------------------------------------
 
     def next_train(self, step: int) -> tuple[RayBundle, dict]:
-        """Fresh rays. Their metadata holds the frame and weight of each ray, the RGBA of the pixels round it (`patch`,
-        bytes) and what a step of a pixel adds to its direction (`across`)."""
+        """Fresh rays, drawn on the device. Their metadata holds the frame and weight of each ray, the RGBA of the pixels round
+        it (`patch`, bytes), what a step of a pixel adds to its direction (`across`), the numbers of the frames that they come
+        from (`slot_frames`, the same in each row; a frame may be there twice) and which of those is the ray's (`slot`)."""
         self.train_count += 1
         if not self._next:
             self._request_frames()
@@ -173,52 +176,33 @@ class ThreeVPDataManager(VanillaDataManager[ThreeVPDataset]):
         frames = [int(self.train_dataset.frames[i]) for i in picks]
         self._next = [(frame, self._pool.submit(self.pictures.get, frame)) for frame in frames]
 
-    def _rays(
-        self, frames: list[tuple[int, Crop]], count: int, rng: np.random.Generator, square: int = 0
-    ) -> RayBundle:
-        """`count` rays of each frame, and behind them, row by row, those of a `square` of the last one."""
-        parts: dict[str, list[np.ndarray]] = {}
-        radius, extra = self.config.neighbour_pixels, 0
-        for frame, crop in frames:
-            boxes = list(self.part_boxes[frame].values())
-            shifted = [(b[0] - crop.left, b[1] - crop.top, b[2] - crop.left, b[3] - crop.top) for b in boxes]
-            xy = sample_pixels(crop.rgba[..., 3], shifted, count, self.config.pixels, rng)
-            if square and crop is frames[-1][1]:
-                more = square_pixels(crop.rgba[..., 3], shifted, square, rng)
-                xy, extra = np.concatenate([xy, more]), len(more)
-            rays = pixel_rays(self.train_dataset.capture.frames, frame, xy + [crop.left, crop.top])
-            for name, value in {
-                "origins": rays.origins,
-                "directions": rays.directions,
-                "across": rays.across.reshape(-1, 6),
-                "patch": patches(crop.rgba, xy, radius).reshape(len(xy), -1),
-                "frame": np.full((len(xy), 1), frame),
-                "weight": self._weights(xy, shifted)[:, None],
-            }.items():
-                parts.setdefault(name, []).append(value)
-        joined = {name: torch.from_numpy(np.concatenate(values)) for name, values in parts.items()}
-        if extra:
-            joined["perceptual"] = (torch.arange(len(joined["frame"])) >= len(joined["frame"]) - extra)[:, None]
-        bundle = RayBundle(
-            origins=joined.pop("origins").float(),
-            directions=joined.pop("directions").float(),
-            pixel_area=torch.ones(len(joined["frame"]), 1),
-            camera_indices=joined["frame"].long(),
-            metadata=joined | {"across": joined["across"].float()},
+    def _rays(self, chosen: list[tuple[int, Crop]], count: int, rng: np.random.Generator, square: int = 0) -> RayBundle:
+        """`count` rays of each frame, and behind them, row by row, those of a `square` of the last one, if it is large enough and
+        shows anyone."""
+        last = chosen[-1][1]
+        if min(last.width, last.height) < square or not last.kinds & SUBJECT:
+            square = 0
+        boxes = [list(self.part_boxes[frame].values()) for frame, _ in chosen]
+        table = slot_table(self.train_dataset.capture.frames, chosen, boxes)
+        slots = to_device(torch.from_numpy(table.view(np.uint8).reshape(len(table), -1)), self.device)
+        self.pictures.hand_over([crop for _, crop in chosen])
+        radius, seed = self.config.neighbour_pixels, int(rng.integers(1 << 31))
+        rays = draw_rays(slots, count, *self.config.pixels.counts(count), square, radius, self.config.face_weight, seed)
+        total = len(rays.frame)
+        metadata = {
+            "frame": rays.frame,
+            "weight": rays.weight,
+            "patch": rays.patch,
+            "across": rays.across,
+            "slot": rays.slot,
+            "slot_frames": rays.slot_frames.expand(total, -1),
+        }
+        if square:
+            metadata["perceptual"] = (torch.arange(total, device=slots.device) >= total - square * square)[:, None]
+        return RayBundle(
+            origins=rays.origins,
+            directions=rays.directions,
+            pixel_area=torch.ones(total, 1, device=slots.device),
+            camera_indices=rays.frame,
+            metadata=metadata,
         )
-        return to_device(bundle, self.device)
-
-    def _weights(self, xy: np.ndarray, boxes: list) -> np.ndarray:
-        weight = np.ones(len(xy), dtype=np.float32)
-        if self.config.face_weight != 1.0:
-            for left, top, right, bottom in boxes:
-                inside = (xy >= [left, top]).all(1) & (xy <= [right, bottom]).all(1)
-                weight[inside] = self.config.face_weight
-        return weight
-
-
-def to_device(bundle: RayBundle, device: torch.device | str) -> RayBundle:
-    """Copied through pinned memory, which a CUDA device fetches without holding up the step before."""
-    if torch.device(device).type != "cuda":
-        return bundle.to(device)
-    return bundle.pin_memory()._apply_fn_to_fields(lambda x: x.to(device, non_blocking=True))

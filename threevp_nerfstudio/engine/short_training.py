@@ -138,11 +138,11 @@ class AvatarTrainee(Trainee):
     def parts(self) -> list[tuple[str, object, str]]:
         model = self.model
         bank = [] if model.bank is None else [("ray bank", model.bank, m) for m in ("insert", "draw")]
-        blend = [] if model.field.blendfields is None else [("blendfields", model.field, "displacement")]
+        blend = [] if model.field.blendfields is None else [("blendfields", model.field, "displaced_places")]
         return [
             *super().parts(),
-            ("posing and refit", model.canonical, "pose"),
-            ("march and map", model, "map_rays"),
+            ("posing and refit", model.canonical, "pose_frames"),
+            ("march and map", model, "march_rays"),
             *bank,
             ("hash grid", model.field.grid, "forward"),
             *blend,

@@ -15,7 +15,7 @@ import warp as wp
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from threevp_nerfstudio.kernels.runtime import array, launch
+from threevp_nerfstudio.kernels.runtime import launch, view
 
 PRIMES = (1, 2654435761, 805459861)
 PRIME_Y = wp.constant(wp.uint32(PRIMES[1]))
@@ -174,8 +174,8 @@ class _HashEncode(torch.autograd.Function):
         launch(
             kernel,
             (levels, first + points.shape[0]),
-            [array(points, wp.vec3), array(table, vec), array(resolutions), first],
-            [array(out, vec), array(fetched)],
+            [view(points, wp.vec3), view(table, vec), view(resolutions), first],
+            [view(out, vec), view(fetched)],
             points.device,
         )
         ctx.save_for_backward(points, table, resolutions, moving)
@@ -195,10 +195,10 @@ class _HashEncode(torch.autograd.Function):
             kernel,
             (levels, first + points.shape[0]),
             [
-                array(points, wp.vec3), array(table, vec), array(resolutions), array(grad, vec), array(moving),
+                view(points, wp.vec3), view(table, vec), view(resolutions), view(grad, vec), view(moving),
                 int(want_points), first,
             ],
-            [array(grad_table, vec), array(grad_points, wp.vec3), array(fetched)],
+            [view(grad_table, vec), view(grad_points, wp.vec3), view(fetched)],
             points.device,
         )
         return (grad_points if want_points else None), grad_table, None, None

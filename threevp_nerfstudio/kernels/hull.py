@@ -17,7 +17,7 @@ import warp as wp
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from threevp_nerfstudio.kernels.runtime import array, launch
+from threevp_nerfstudio.kernels.runtime import launch, view
 from threevp_nerfstudio.kernels.surface import PosedSurface, canonical_point
 
 FARTHEST = 6
@@ -43,6 +43,8 @@ class PosedHull:
     """Canonical position of the cell's centre, where something may be in it."""
     M: Float[Tensor, "X Y Z 3 3"]
     """Linear part of the map to canonical space there."""
+    distance: Float[Tensor, "X Y Z"]
+    """From the cell's centre to the surface, metres; infinite where that is out of reach."""
     lower: tuple[float, float, float]
     """Lower corner, metres."""
     cell: float
@@ -109,13 +111,14 @@ def _map_cells(
     reach: float,
     position: wp.array3d(dtype=wp.vec3),
     M: wp.array3d(dtype=wp.mat33),
-    found: wp.array3d(dtype=wp.uint8),
+    distance: wp.array3d(dtype=float),
 ):
     x, y, z = wp.tid()
     centre = lower + hull_cell * wp.vec3(float(x) + 0.5, float(y) + 0.5, float(z) + 0.5)
     hit = canonical_point(centre, meshes[0], 0, faces, canonical, maps, own_space, reach + 0.866 * hull_cell)
+    distance[x, y, z] = wp.inf
     if hit.found == 1:
-        found[x, y, z] = wp.uint8(1)
+        distance[x, y, z] = hit.distance
         position[x, y, z] = hit.position
         M[x, y, z] = hit.M
 
@@ -123,12 +126,12 @@ def _map_cells(
 @wp.func
 def jumps(
     here: wp.vec3, M: wp.mat33, step: wp.vec3, x: int, y: int, z: int,
-    position: wp.array3d(dtype=wp.vec3), found: wp.array3d(dtype=wp.uint8), limit: float,
+    position: wp.array3d(dtype=wp.vec3), distance: wp.array3d(dtype=float), limit: float,
 ) -> int:
     """Whether the map breaks between a cell and the neighbour at (x, y, z): another part of the surface is nearer there."""
-    if x < 0 or y < 0 or z < 0 or x >= found.shape[0] or y >= found.shape[1] or z >= found.shape[2]:
+    if x < 0 or y < 0 or z < 0 or x >= distance.shape[0] or y >= distance.shape[1] or z >= distance.shape[2]:
         return int(0)
-    if found[x, y, z] == wp.uint8(0):
+    if not (distance[x, y, z] < wp.inf):
         return int(0)
     if wp.length(position[x, y, z] - here - M * step) > limit:
         return int(1)
@@ -139,7 +142,7 @@ def jumps(
 def _look_up(
     position: wp.array3d(dtype=wp.vec3),
     M: wp.array3d(dtype=wp.mat33),
-    found: wp.array3d(dtype=wp.uint8),
+    distance: wp.array3d(dtype=float),
     hull_cell: float,
     skip: wp.array3d(dtype=wp.uint8),
     grid_origin: wp.vec3,
@@ -147,7 +150,7 @@ def _look_up(
     parts: wp.array3d(dtype=wp.int32),
 ):
     x, y, z = wp.tid()
-    if found[x, y, z] == wp.uint8(0):
+    if not (distance[x, y, z] < wp.inf):
         return
     here = position[x, y, z]
     if clearance(here, skip, grid_origin, cell) > 0.866 * hull_cell * 2.0:
@@ -161,8 +164,8 @@ def _look_up(
         dx = wp.where(axis == 0, 1, 0)
         dy = wp.where(axis == 1, 1, 0)
         dz = wp.where(axis == 2, 1, 0)
-        broken += jumps(here, m, step, x + dx, y + dy, z + dz, position, found, limit)
-        broken += jumps(here, m, -step, x - dx, y - dy, z - dz, position, found, limit)
+        broken += jumps(here, m, step, x + dx, y + dy, z + dz, position, distance, limit)
+        broken += jumps(here, m, -step, x - dx, y - dy, z - dz, position, distance, limit)
     bits = int(0)
     side = hull_cell / float(PARTS)
     for i in range(PARTS):
@@ -199,20 +202,20 @@ def posed_hull(
     dims = tuple(int((high - low) / cell) + 1 for low, high in zip(*ends, strict=True))
     position = torch.empty(*dims, 3, device=device)
     M = torch.empty(*dims, 3, 3, device=device)
-    found = torch.zeros(dims, dtype=torch.uint8, device=device)
+    distance = torch.empty(dims, device=device)
     parts = torch.zeros(dims, dtype=torch.int32, device=device)
-    mapped = [array(position, wp.vec3), array(M, wp.mat33), array(found, wp.uint8)]
-    mesh = [surface.mesh_ids, array(surface.flat_faces), array(surface.canonical, wp.vec3), array(surface.maps, wp.mat33)]
-    mesh.append(array(surface.own_space))
+    mapped = [view(position, wp.vec3), view(M, wp.mat33), view(distance)]
+    mesh = [surface.mesh_ids, view(surface.flat_faces), view(surface.canonical, wp.vec3), view(surface.maps, wp.mat33)]
+    mesh.append(view(surface.own_space))
     launch(_map_cells, dims, [wp.vec3(*lower), float(cell), *mesh, float(reach)], mapped, device)
-    grid = [array(skip, wp.uint8), wp.vec3(*grid_origin), float(grid_cell)]
-    launch(_look_up, dims, [*mapped, float(cell), *grid], [array(parts)], device)
+    grid = [view(skip, wp.uint8), wp.vec3(*grid_origin), float(grid_cell)]
+    launch(_look_up, dims, [*mapped, float(cell), *grid], [view(parts)], device)
     seen = parts != 0
     away = (~seen).to(torch.uint8)
     for _ in range(FARTHEST - 1):
         seen = _grow(seen)
         away += ~seen
-    return PosedHull(away, parts, position, M, lower, cell)
+    return PosedHull(away, parts, position, M, distance, lower, cell)
 
 
 def _grow(cells: Tensor) -> Tensor:
@@ -225,4 +228,4 @@ def no_hull(device: torch.device) -> PosedHull:
     """For rays of several poses: its cells have no size, which means that there are none."""
     away, parts = (torch.zeros(1, 1, 1, dtype=dtype, device=device) for dtype in (torch.uint8, torch.int32))
     position, M = torch.zeros(1, 1, 1, 3, device=device), torch.zeros(1, 1, 1, 3, 3, device=device)
-    return PosedHull(away, parts, position, M, (0.0, 0.0, 0.0), 0.0)
+    return PosedHull(away, parts, position, M, torch.zeros(1, 1, 1, device=device), (0.0, 0.0, 0.0), 0.0)

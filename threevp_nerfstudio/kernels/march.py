@@ -17,10 +17,24 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from threevp_nerfstudio.kernels.hull import BROKEN, PARTS, PosedHull, filled_near, no_hull
-from threevp_nerfstudio.kernels.runtime import array, launch
-from threevp_nerfstudio.kernels.surface import PosedSurface, canonical_point
+from threevp_nerfstudio.kernels.runtime import launch, view
+from threevp_nerfstudio.kernels.surface import CanonicalPoint, PosedSurface, canonical_point
 
 MAX_PASSES = wp.constant(4)
+SEARCH = wp.constant(3.0)
+"""How far off the nearest triangle is looked for, in half-widths of the shell: where there is none, rays jump."""
+SEARCH_IN_HULL = wp.constant(1.2)
+"""The same in the parts of a hull that have to be looked at."""
+LATTICE = wp.constant(1 << 16)
+"""More than any ray has lattice points."""
+STRETCH = wp.constant(64)
+"""Lattice points (quarters of a step) that one thread walks where rays are walked in stretches; as many as a number has bits."""
+LONGEST = 2.0
+"""Diagonals of the canonical template's box: the longest way of a ray through a posed one."""
+NOTHING = wp.constant(0)
+SAMPLE = wp.constant(1)
+LAST_SAMPLE = wp.constant(2)
+END = wp.constant(3)
 QUARTERS = wp.constant(4)
 """Parts of a step that are walked one by one where the template is thin."""
 CORE = 255
@@ -141,6 +155,88 @@ def free_distance(
     return wp.max(free * cell, 1.0e-6)
 
 
+@wp.func
+def farthest_in_hull(p: wp.vec3, distance: wp.array3d(dtype=float), lower: wp.vec3, cell: float) -> float:
+    """No more than so many metres are from a point of the hull to the surface."""
+    g = (p - lower) / cell
+    x = wp.clamp(int(wp.floor(g[0])), 0, distance.shape[0] - 1)
+    y = wp.clamp(int(wp.floor(g[1])), 0, distance.shape[1] - 1)
+    z = wp.clamp(int(wp.floor(g[2])), 0, distance.shape[2] - 1)
+    centre = lower + cell * wp.vec3(float(x) + 0.5, float(y) + 0.5, float(z) + 0.5)
+    return distance[x, y, z] + wp.length(p - centre) + 1.0e-5
+
+
+@wp.struct
+class Look:
+    """What a ray finds at one point."""
+
+    state: int
+    """`NOTHING`, `SAMPLE`, `LAST_SAMPLE` (in a hidden cell) or `END` (in the core)."""
+    thin: int
+    """Whether the template is thin there."""
+    advance: float
+    """Metres to the next place that is worth a look, where there is nothing."""
+    hit: CanonicalPoint
+
+
+@wp.func
+def look(
+    p: wp.vec3,
+    mesh: wp.uint64,
+    slot: int,
+    faces: wp.array(dtype=wp.int32),
+    canonical: wp.array(dtype=wp.vec3),
+    maps: wp.array2d(dtype=wp.mat33),
+    own_space: wp.array(dtype=float),
+    thin: wp.array(dtype=wp.uint8),
+    skip: wp.array3d(dtype=wp.uint8),
+    grid_origin: wp.vec3,
+    cell: float,
+    reach: float,
+    search: float,
+    bound: float,
+) -> Look:
+    """What is at a point of posed space. Triangles farther than `bound` are not looked for; that is `search`, or less where
+    it is known that there is one nearer."""
+    out = Look()
+    out.state = int(NOTHING)
+    hit = canonical_point(p, mesh, slot, faces, canonical, maps, own_space, bound)
+    if hit.found == 0:
+        out.advance = search - reach
+    elif hit.distance > reach:
+        out.advance = hit.distance - reach
+    else:
+        out.thin = int(thin[hit.face])
+        if not (hit.distance > hit.own):  # `own` may be NaN. Else on by a step: farther on, another part may be nearest
+            g = (hit.position - grid_origin) / cell
+            x = int(wp.floor(g[0]))
+            y = int(wp.floor(g[1]))
+            z = int(wp.floor(g[2]))
+            if x >= 0 and y >= 0 and z >= 0 and x < skip.shape[0] and y < skip.shape[1] and z < skip.shape[2]:
+                away = int(skip[x, y, z])
+                if away == 0:
+                    out.state = int(SAMPLE)
+                elif away == HIDDEN_CELL:
+                    out.state = int(LAST_SAMPLE)
+                elif away == CORE_CELL:
+                    out.state = int(END)
+                else:
+                    # another part of the surface may be no farther than this one, and what lies round it
+                    # has its own place in canonical space: do not skip past it
+                    out.advance = wp.min(float(away - 1) * cell, 0.5 * hit.distance)
+    out.hit = hit
+    return out
+
+
+@wp.func
+def place_in_step(seed: int, ray: int, k: int) -> float:
+    """Where in its interval, 0 to 1, the sample at lattice point `k` of a ray lies: the same whoever asks."""
+    if seed < 0:
+        return float(0.5)
+    random = wp.rand_init(seed, ray * LATTICE + k)
+    return wp.randf(random)
+
+
 @wp.kernel(enable_backward=False)
 def _march(
     origins: wp.array(dtype=wp.vec3),
@@ -161,6 +257,7 @@ def _march(
     hull_parts: wp.array3d(dtype=wp.int32),
     hull_position: wp.array3d(dtype=wp.vec3),
     hull_M: wp.array3d(dtype=wp.mat33),
+    hull_distance: wp.array3d(dtype=float),
     hull_lower: wp.vec3,
     hull_cell: float,
     base_step: float,
@@ -182,8 +279,9 @@ def _march(
     length = wp.length(directions[r])
     d = directions[r] / length
     bounds = box_bounds(o, d, lower[slot], upper[slot])
-    search = 3.0 * reach
-    random = wp.rand_init(seed, r)
+    search = SEARCH * reach
+    if hull_cell > 0.0:
+        search = SEARCH_IN_HULL * reach  # what is far off, the hull leaves out
     count = int(0)
     quarter = float(base_step) / float(QUARTERS)
     for attempt in range(MAX_PASSES):
@@ -200,10 +298,7 @@ def _march(
             if careful or k % QUARTERS != 0:
                 stride = int(1)
             width = float(stride) * quarter
-            jitter = float(0.5)
-            if seed >= 0:
-                jitter = wp.randf(random)
-            t = bounds[0] + float(k) * quarter + jitter * width
+            t = bounds[0] + float(k) * quarter + place_in_step(seed, r, k) * width
             if hull_cell > 0.0:
                 free = free_distance(
                     o + t * d, d, hull_away, hull_parts, hull_position, hull_M, hull_lower, hull_cell,
@@ -216,41 +311,32 @@ def _march(
             bound = float(search)
             if known:
                 bound = wp.min(search, wp.length(p - near) + 1.0e-5)
-            hit = canonical_point(p, meshes[slot], slot, faces, canonical, maps, own_space, bound)
-            if hit.found == 1:
-                near = hit.nearest
+            elif hull_cell > 0.0:
+                bound = wp.min(search, farthest_in_hull(p, hull_distance, hull_lower, hull_cell))
+            seen = look(
+                p, meshes[slot], slot, faces, canonical, maps, own_space, thin, skip, grid_origin, cell, reach, search, bound
+            )
+            if seen.hit.found == 1:
+                near = seen.hit.nearest
                 known = bool(True)
-            careful = hit.found == 1 and hit.distance <= reach and thin[hit.face] == wp.uint8(1)
+            careful = seen.thin == 1
             if careful and stride > 1:
                 continue  # once more from where this step began
             advance = float(width)
-            if hit.found == 0:
-                advance = search - reach
-            elif hit.distance > reach:
-                advance = hit.distance - reach
-            elif not (hit.distance > hit.own):  # `own` may be NaN. Else on by a step: farther on, another part may be nearest
-                g = (hit.position - grid_origin) / cell
-                x = int(wp.floor(g[0]))
-                y = int(wp.floor(g[1]))
-                z = int(wp.floor(g[2]))
-                if x >= 0 and y >= 0 and z >= 0 and x < skip.shape[0] and y < skip.shape[1] and z < skip.shape[2]:
-                    away = int(skip[x, y, z])
-                    if away == 0 or away == HIDDEN_CELL:
-                        out_t[r, count] = t / length
-                        out_width[r, count] = width
-                        out_position[r, count] = hit.position
-                        out_M[r, count] = hit.M
-                        if away != 0 and stop_at_hidden != 0:
-                            # a whole step closes the ray; what a quarter of one let through would be background
-                            out_width[r, count] = float(QUARTERS) * quarter
-                            k = steps
-                        count += 1
-                    elif away == CORE_CELL:
-                        k = steps
-                    else:
-                        # another part of the surface may be no farther than this one, and what lies round it
-                        # has its own place in canonical space: do not skip past it
-                        advance = wp.min(float(away - 1) * cell, 0.5 * hit.distance)
+            if seen.state == SAMPLE or seen.state == LAST_SAMPLE:
+                out_t[r, count] = t / length
+                out_width[r, count] = width
+                out_position[r, count] = seen.hit.position
+                out_M[r, count] = seen.hit.M
+                if seen.state == LAST_SAMPLE and stop_at_hidden != 0:
+                    # a whole step closes the ray; what a quarter of one let through would be background
+                    out_width[r, count] = float(QUARTERS) * quarter
+                    k = steps
+                count += 1
+            elif seen.state == END:
+                k = steps
+            else:
+                advance = seen.advance
             k += stride * wp.max(1, int(wp.floor(advance / width)))
         if start.shape[0] > 0:
             if k < steps:
@@ -260,6 +346,182 @@ def _march(
             break
         quarter = quarter * 2.0
     out_count[r] = count
+
+
+# ---- the same in stretches: for a GPU ----------------------------------------------------------------------------------
+# A GPU has room for far more threads than a training step has rays, and each of them waits for memory most of the time. So
+# every stretch of a ray is walked by a thread of its own, which notes what it found in 64 bits; then one thread per ray puts
+# the stretches one behind the other, and one per sample maps it to canonical space.
+
+
+@wp.kernel(enable_backward=False)
+def _probe(
+    origins: wp.array(dtype=wp.vec3),
+    directions: wp.array(dtype=wp.vec3),
+    slots: wp.array(dtype=wp.int32),
+    lower: wp.array(dtype=wp.vec3),
+    upper: wp.array(dtype=wp.vec3),
+    meshes: wp.array(dtype=wp.uint64),
+    faces: wp.array(dtype=wp.int32),
+    canonical: wp.array(dtype=wp.vec3),
+    maps: wp.array2d(dtype=wp.mat33),
+    own_space: wp.array(dtype=float),
+    thin: wp.array(dtype=wp.uint8),
+    skip: wp.array3d(dtype=wp.uint8),
+    grid_origin: wp.vec3,
+    cell: float,
+    base_step: float,
+    reach: float,
+    stop_at_hidden: int,
+    seed: int,
+    found: wp.array2d(dtype=wp.uint64),
+    fine: wp.array2d(dtype=wp.uint64),
+    end: wp.array2d(dtype=wp.int32),
+):
+    stretch, r = wp.tid()
+    slot = slots[r]
+    o = origins[r]
+    d = wp.normalize(directions[r])
+    bounds = box_bounds(o, d, lower[slot], upper[slot])
+    quarter = float(base_step) / float(QUARTERS)
+    steps = int(wp.ceil((bounds[1] - bounds[0]) / quarter))
+    first = stretch * STRETCH
+    last = wp.min(first + STRETCH, steps)
+    search = reach + float(STRETCH) * quarter  # where nothing is as near as that, the stretch is empty
+    near = wp.vec3(0.0, 0.0, 0.0)
+    known = bool(False)
+    careful = bool(False)
+    bits = wp.uint64(0)
+    quarters = wp.uint64(0)
+    ended = int(-1)
+    k = int(first)
+    while k < last:
+        stride = int(QUARTERS)
+        if careful or k % QUARTERS != 0:
+            stride = int(1)
+        width = float(stride) * quarter
+        p = o + (bounds[0] + float(k) * quarter + place_in_step(seed, r, k) * width) * d
+        bound = float(search)
+        if known:
+            bound = wp.min(search, wp.length(p - near) + 1.0e-5)
+        seen = look(
+            p, meshes[slot], slot, faces, canonical, maps, own_space, thin, skip, grid_origin, cell, reach, search, bound
+        )
+        if seen.hit.found == 1:
+            near = seen.hit.nearest
+            known = bool(True)
+        careful = seen.thin == 1
+        if careful and stride > 1:
+            continue
+        advance = float(width)
+        if seen.state == SAMPLE or seen.state == LAST_SAMPLE:
+            bit = wp.uint64(1) << wp.uint64(k - first)
+            bits = bits | bit
+            if stride == 1:
+                quarters = quarters | bit
+            if seen.state == LAST_SAMPLE and stop_at_hidden != 0:
+                ended = int(k)
+                k = last
+        elif seen.state == END:
+            ended = int(steps)
+            k = last
+        else:
+            advance = seen.advance
+        k += stride * wp.max(1, int(wp.floor(advance / width)))
+    found[r, stretch] = bits
+    fine[r, stretch] = quarters
+    end[r, stretch] = ended
+
+
+@wp.kernel(enable_backward=False)
+def _join(
+    origins: wp.array(dtype=wp.vec3),
+    directions: wp.array(dtype=wp.vec3),
+    slots: wp.array(dtype=wp.int32),
+    lower: wp.array(dtype=wp.vec3),
+    upper: wp.array(dtype=wp.vec3),
+    base_step: float,
+    seed: int,
+    found: wp.array2d(dtype=wp.uint64),
+    fine: wp.array2d(dtype=wp.uint64),
+    end: wp.array2d(dtype=wp.int32),
+    out_t: wp.array2d(dtype=float),
+    out_width: wp.array2d(dtype=float),
+    out_count: wp.array(dtype=wp.int32),
+):
+    r = wp.tid()
+    slot = slots[r]
+    room = out_t.shape[1]
+    length = wp.length(directions[r])
+    bounds = box_bounds(origins[r], directions[r] / length, lower[slot], upper[slot])
+    quarter = float(base_step) / float(QUARTERS)
+    stretches = int(found.shape[1])
+    total = int(0)
+    last = int(-1)
+    s = int(0)
+    while s < stretches:
+        bits = found[r, s]
+        while bits != wp.uint64(0):
+            bits = bits & (bits - wp.uint64(1))
+            total += 1
+        last = end[r, s]
+        s += 1
+        if last >= 0:
+            stretches = s
+    # with too little room every so manieth sample stands for its neighbours, but for the one that closes the ray
+    every = (total + room - 1) / room
+    due = int(0)
+    if every > 1:
+        due = int(place_in_step(seed, r, LATTICE - 1) * float(every))
+    count = int(0)
+    passed = int(0)
+    for stretch in range(stretches):
+        bits = found[r, stretch]
+        if bits != wp.uint64(0):
+            for b in range(STRETCH):
+                bit = wp.uint64(1) << wp.uint64(b)
+                if bits & bit != wp.uint64(0):
+                    k = stretch * STRETCH + b
+                    closes = k == last
+                    if (passed % wp.max(every, 1) == due and count < room) or closes:
+                        stride = float(QUARTERS)
+                        if fine[r, stretch] & bit != wp.uint64(0):
+                            stride = float(1.0)
+                        width = stride * quarter
+                        t = bounds[0] + float(k) * quarter + place_in_step(seed, r, k) * width
+                        at = wp.min(count, room - 1)
+                        out_t[r, at] = t / length
+                        out_width[r, at] = width * float(wp.max(every, 1))
+                        if closes:
+                            out_width[r, at] = float(QUARTERS) * quarter
+                        count = at + 1
+                    passed += 1
+    out_count[r] = count
+
+
+@wp.kernel(enable_backward=False)
+def _map_samples(
+    origins: wp.array(dtype=wp.vec3),
+    directions: wp.array(dtype=wp.vec3),
+    slots: wp.array(dtype=wp.int32),
+    meshes: wp.array(dtype=wp.uint64),
+    faces: wp.array(dtype=wp.int32),
+    canonical: wp.array(dtype=wp.vec3),
+    maps: wp.array2d(dtype=wp.mat33),
+    own_space: wp.array(dtype=float),
+    reach: float,
+    t: wp.array2d(dtype=float),
+    count: wp.array(dtype=wp.int32),
+    out_position: wp.array2d(dtype=wp.vec3),
+    out_M: wp.array2d(dtype=wp.mat33),
+):
+    r, i = wp.tid()
+    if i < count[r]:
+        slot = slots[r]
+        p = origins[r] + t[r, i] * directions[r]
+        hit = canonical_point(p, meshes[slot], slot, faces, canonical, maps, own_space, 1.01 * reach)
+        out_position[r, i] = hit.position
+        out_M[r, i] = hit.M
 
 
 def march(
@@ -272,6 +534,7 @@ def march(
     seed: int = -1,
     hull: PosedHull | None = None,
     start: Int[Tensor, "R"] | None = None,
+    in_stretches: bool | None = None,
 ) -> MarchedSamples:
     """March R rays through the posed slots of `surface`.
 
@@ -280,6 +543,9 @@ def march(
             of walking again in wider steps.
         hull: of the pose, where all rays are of one; pays for whole pictures.
         seed: of the stratified jitter; negative puts every sample in the middle of its interval.
+        in_stretches: walk each ray with many threads; None: on a GPU, where there is neither `hull` nor `start`. The samples are
+            the same, and a few more, as each stretch is looked at from its own beginning. Rays that have too many keep every so
+            manieth of them, with wider intervals.
     """
     device, R, S = origins.device, origins.shape[0], settings.max_samples
     t = torch.zeros(R, S, device=device)
@@ -289,42 +555,45 @@ def march(
     M = torch.empty(R, S, 3, 3, device=device)
     count = torch.zeros(R, dtype=torch.int32, device=device)
     following = torch.full((R,), -1, dtype=torch.int32, device=device)
-    begin = torch.zeros(0, dtype=torch.int32, device=device) if start is None else start.int().contiguous()
     lower = surface.posed.amin(1) - settings.reach
     upper = surface.posed.amax(1) + settings.reach
-    if hull is None:
-        hull = no_hull(device)
+    origins, directions, slots = origins.contiguous().float(), directions.contiguous().float(), slots.int().contiguous()
+    rays = [view(origins, wp.vec3), view(directions, wp.vec3), view(slots)]
+    box = [view(lower, wp.vec3), view(upper, wp.vec3)]
+    mesh = [
+        surface.mesh_ids,
+        view(surface.flat_faces),
+        view(surface.canonical, wp.vec3),
+        view(surface.maps, wp.mat33),
+        view(surface.own_space),
+    ]
+    thin = view(surface.thin, wp.uint8)
+    grid = [view(occupancy.skip, wp.uint8), wp.vec3(*occupancy.origin), float(occupancy.cell)]
+    walk = [float(settings.step), float(settings.reach), int(settings.stop_at_hidden), int(seed)]
+    mapped = [view(position, wp.vec3), view(M, wp.mat33)]
+    if in_stretches is None:
+        in_stretches = device.type == "cuda" and hull is None and start is None
+    if in_stretches:
+        longest = LONGEST * surface.extent + 4.0 * settings.reach
+        stretches = int(longest / (settings.step * STRETCH / QUARTERS)) + 1
+        found = torch.empty(2, R, stretches, dtype=torch.int64, device=device)
+        end = torch.empty(R, stretches, dtype=torch.int32, device=device)
+        bits = [view(bits, wp.uint64) for bits in found] + [view(end)]
+        launch(_probe, (stretches, R), [*rays, *box, *mesh, thin, *grid, *walk], bits, device)
+        launch(_join, R, [*rays, *box, walk[0], walk[3], *bits], [view(t), view(width), view(count)], device)
+        launch(_map_samples, (R, S), [*rays, *mesh, walk[1], view(t), view(count)], mapped, device)
+        return MarchedSamples(t, width, position, M, count, following)
+    begin = torch.zeros(0, dtype=torch.int32, device=device) if start is None else start.int().contiguous()
+    hull = no_hull(device) if hull is None else hull
+    cells = [
+        view(hull.away, wp.uint8), view(hull.parts), view(hull.position, wp.vec3), view(hull.M, wp.mat33),
+        view(hull.distance), wp.vec3(*hull.lower), float(hull.cell),
+    ]  # fmt: skip
     launch(
         _march,
         R,
-        [
-            array(origins.contiguous().float(), wp.vec3),
-            array(directions.contiguous().float(), wp.vec3),
-            array(slots.int().contiguous()),
-            array(lower, wp.vec3),
-            array(upper, wp.vec3),
-            surface.mesh_ids,
-            array(surface.flat_faces),
-            array(surface.canonical, wp.vec3),
-            array(surface.maps, wp.mat33),
-            array(surface.own_space),
-            array(surface.thin, wp.uint8),
-            array(occupancy.skip, wp.uint8),
-            wp.vec3(*occupancy.origin),
-            float(occupancy.cell),
-            array(hull.away, wp.uint8),
-            array(hull.parts),
-            array(hull.position, wp.vec3),
-            array(hull.M, wp.mat33),
-            wp.vec3(*hull.lower),
-            float(hull.cell),
-            float(settings.step),
-            float(settings.reach),
-            int(settings.stop_at_hidden),
-            int(seed),
-            array(begin),
-        ],
-        [array(t), array(width), array(position, wp.vec3), array(M, wp.mat33), array(count), array(following)],
+        [*rays, *box, *mesh, thin, *grid, *cells, *walk, view(begin)],
+        [view(t), view(width), *mapped, view(count), view(following)],
         device,
     )
     return MarchedSamples(t, width, position, M, count, following)

@@ -73,9 +73,13 @@ class Blendfields(nn.Module):
         nn.init.uniform_(self.net[-1].weight, -1e-3, 1e-3)
         nn.init.zeros_(self.net[-1].bias)
 
+    def raw(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N K3"]:
+        """`B_k` at points of the unit cube, side by side; `scale` makes them metres."""
+        return self.net(self.grid(x))
+
     def fields(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N K 3"]:
         """`scale * B_k` at points of the unit cube, metres."""
-        return self.scale * self.net(self.grid(x)).view(-1, self.num_fields, 3)
+        return self.scale * self.raw(x).view(-1, self.num_fields, 3)
 
     def forward(self, x: Float[Tensor, "N 3"], coefficients: Float[Tensor, "N K"]) -> Float[Tensor, "N 3"]:
         """Displacement in metres at points of the unit cube."""

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from threevp_nerfstudio.body.mesh import vertex_normals
@@ -20,7 +20,7 @@ from threevp_nerfstudio.errors import CheckpointError
 from threevp_nerfstudio.geometry.own_space import medial_radius
 from threevp_nerfstudio.geometry.surface_frames import vertex_triangles
 from threevp_nerfstudio.kernels.surface import PosedSurface
-from threevp_nerfstudio.model.performance import PoseState, mesh_vertices
+from threevp_nerfstudio.model.performance import Performance, PoseState, mesh_vertices
 
 CANONICAL_JAW_DEG = 12.0
 CANONICAL_JAW_OPEN = 0.3
@@ -28,6 +28,8 @@ FACE_MARGIN = 0.03
 """Metres round the vertices that expression moves, in which blendfields act."""
 LARGEST_OWN_SPACE = 0.1
 """Metres; larger than any shell."""
+LARGEST_TABLE = 512 << 20
+"""Bytes of posed vertices of all frames that are kept."""
 OWN_SPACE_SLACK = 0.002
 """Samples are taken up to this many metres beyond the medial radius outside of the surface."""
 
@@ -70,6 +72,7 @@ class CanonicalTemplate(nn.Module):
             box = np.stack([face.min(0) - FACE_MARGIN, face.max(0) + FACE_MARGIN])
         self.register_buffer("face_box", torch.from_numpy(box.astype(np.float32)))
         self._surfaces: dict[tuple[str, int], PosedSurface] = {}
+        self._tables: dict[tuple[int, str], Tensor] = {}
 
     def _canonical_vertices(self, template: RiggedTemplate) -> Float[Tensor, "V 3"]:
         joints = torch.zeros(1, len(template.joint_names), 3)
@@ -107,6 +110,30 @@ class CanonicalTemplate(nn.Module):
     def posed_vertices(self, state: PoseState) -> Float[Tensor, "B V 3"]:
         """The mesh of each pose, in metres, world frame."""
         return mesh_vertices(self.rig, state, self.moves)
+
+    @torch.no_grad()
+    def frame_vertices(self, performance: Performance) -> Float[Tensor, "T V 3"] | None:
+        """The mesh at each row of a performance's motion, worked out once: training asks for the same poses again and again.
+        None where that is too much to keep."""
+        rows = len(performance.joint_rotations) if performance.rigged else 0
+        if rows == 0 or 12 * rows * len(self.vertices) > LARGEST_TABLE:
+            return None
+        key = (id(performance), str(self.vertices.device))
+        if key not in self._tables:
+            every = torch.arange(rows, device=self.vertices.device)
+            parts = [self.posed_vertices(performance.at_rows(part)) for part in every.split(16)]
+            self._tables = {key: torch.cat(parts)}
+        return self._tables[key]
+
+    @torch.no_grad()
+    def pose_frames(self, performance: Performance, frames: Int[Tensor, "S"]) -> PosedSurface:
+        """A surface with one slot per frame of a performance; as `pose`, but quicker the second time."""
+        table = self.frame_vertices(performance)
+        if table is None:
+            return self.pose(performance.at_frames(frames))
+        surface = self.surface(len(frames))
+        surface.update(table[performance.motion_index[frames]])
+        return surface
 
     @torch.no_grad()
     def pose(self, state: PoseState) -> PosedSurface:

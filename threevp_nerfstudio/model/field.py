@@ -28,6 +28,7 @@ from nerfstudio.fields.base_field import Field
 from torch import Tensor, nn
 
 from threevp_nerfstudio.errors import CheckpointError
+from threevp_nerfstudio.kernels.displace import MARGIN, displace, face_samples
 from threevp_nerfstudio.model.blendfields import BlendfieldConfig, Blendfields
 from threevp_nerfstudio.model.compiled import CompiledNetwork
 from threevp_nerfstudio.model.encodings import HashGrid, HashGridConfig, Implementation, mlp, spherical_harmonics
@@ -161,7 +162,7 @@ class ThreeVPField(Field):
     def face_window(self, x: Float[Tensor, "N 3"]) -> Float[Tensor, "N"]:
         """1 inside the part that expression moves, smoothly to 0 within its outer 2 cm."""
         inside = torch.minimum(x - self.face_box[0], self.face_box[1] - x).amin(-1)
-        return (inside / 0.02).clamp(0.0, 1.0)
+        return (inside / float(MARGIN)).clamp(0.0, 1.0)
 
     def displaced(self, samples: CanonicalSamples) -> Int[Tensor, "M"]:
         """Which samples the blendfields can move: those in the face of frames that are not neutral."""
@@ -195,7 +196,13 @@ class ThreeVPField(Field):
     ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N D"]]:
         """Density (1/m) and features for `color` at displaced canonical positions. `moving`: positions that need a
         gradient; None: all."""
-        encoded = h = self.grid(self.unit(x), moving)
+        return self._density(self.unit(x), conditioning, moving)
+
+    def _density(
+        self, where: Float[Tensor, "N 3"], conditioning: Float[Tensor, "N C"] | None, moving: Bool[Tensor, "N"] | None
+    ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N D"]]:
+        """`density_at` for places in the unit cube."""
+        encoded = h = self.grid(where, moving)
         if self.config.expression == "color":
             if conditioning is None:
                 channels = self.density_net[0].in_features - h.shape[1]
@@ -225,12 +232,23 @@ class ThreeVPField(Field):
         conditioning = samples.conditioning[samples.frame] if self.config.expression == "color" else None
         if self.blendfields is None or not self.blendfields_enabled:
             return *self.density_at(samples.position, conditioning), None
-        index = self.displaced(samples)
-        displacement = self.displacement(samples, index)
-        moving = None
-        if not samples.position.requires_grad:  # gradients of positions are for the blendfields alone
-            moving = torch.zeros(len(displacement), dtype=torch.bool, device=index.device).index_fill_(0, index, True)
-        return *self.density_at(samples.position + displacement, conditioning, moving), displacement
+        if samples.position.requires_grad:
+            displacement = self.displacement(samples)
+            return *self.density_at(samples.position + displacement, conditioning), displacement
+        place, displacement, moving = self.displaced_places(samples)
+        return *self._density(place, conditioning, moving), displacement
+
+    def displaced_places(self, samples: CanonicalSamples) -> tuple[Tensor, Tensor, Tensor]:
+        """Places (N, 3) in the unit cube after displacement, the displacement (N, 3) in metres, and which samples (N,) it can
+        move. As `displacement`, for positions without gradients."""
+        blend = self.blendfields
+        expressive = samples.conditioning.ne(0).any(-1)
+        face = face_samples(samples.position, samples.frame, expressive, self.face_box, self.box)
+        coefficients = blend.mapping(samples.conditioning)
+        if len(coefficients) == 1:
+            fields, one = blend.blended(face.where, coefficients[0]), coefficients.new_ones(1, 1)
+            return *displace(face, fields, one, 1.0), face.moving
+        return *displace(face, blend.raw(face.where), coefficients, blend.scale), face.moving
 
     def evaluate(self, samples: CanonicalSamples) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Density (N,), colour (N, 3), view residual and displacement (N, 3) or None."""

@@ -8,7 +8,7 @@ evaluated and composited.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -23,7 +23,8 @@ from torch.nn import Parameter
 
 from threevp_nerfstudio.body.teeth import with_teeth
 from threevp_nerfstudio.capture.capture import Capture
-from threevp_nerfstudio.geometry.vectors import unit
+from threevp_nerfstudio.kernels.bank import FreshRays, MappedRays, RayBatch
+from threevp_nerfstudio.kernels.composite import composite, weigh
 from threevp_nerfstudio.kernels.hull import posed_hull
 from threevp_nerfstudio.kernels.march import MarchedSamples, MarchSettings, march
 from threevp_nerfstudio.model import losses
@@ -36,14 +37,16 @@ from threevp_nerfstudio.model.metrics import ImageMetrics, comparison
 from threevp_nerfstudio.model.occupancy import CanonicalOccupancy, OccupancyConfig, shell_cells
 from threevp_nerfstudio.model.perceptual import PerceptualLoss
 from threevp_nerfstudio.model.performance import PoseState, conditioning_range, performance_of
-from threevp_nerfstudio.model.ray_bank import MappedRays, RayBank, RayBatch, light_turns, local_frames, turned_light
+from threevp_nerfstudio.model.ray_bank import RayBank
 from threevp_nerfstudio.model.refinement import FrameCorrections, RefinementConfig, head_pivot
-from threevp_nerfstudio.model.rendering import HULL_CELL, Inspection, StagedPose, render_rays
-from threevp_nerfstudio.model.second_pass import transmittance, worthwhile
-from threevp_nerfstudio.model.volume import composite, over, packed_weights
+from threevp_nerfstudio.model.rendering import HULL_CELL, Inspection, StagedPose, render_rays, tile_order
+from threevp_nerfstudio.model.second_pass import worthwhile
+from threevp_nerfstudio.model.volume import with_slots
 
 AVERAGE_EVERY = 4
 """Steps between two looks at the weights."""
+DRAWING = 0x3C6EF372
+"""Added to a step's seed, so that what is drawn has nothing to do with where samples were put."""
 BACKGROUNDS = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0), "gray": (0.5, 0.5, 0.5)}
 
 
@@ -149,6 +152,7 @@ class ThreeVPModel(Model):
         self.bank = RayBank(self.config.bank_size) if self.config.bank_size > 0 else None
         self.step = 0
         self._staged: tuple[object, StagedPose] | None = None
+        self._conditioning: tuple[bool, Tensor, list[Tensor], list[int]] | None = None
         self.viewer_pictures: Callable[[Cameras], dict[str, Tensor] | None] | None = None
         """Set by the viewer: its own pictures, with the pose that its panel shows; None for anybody else's camera."""
 
@@ -213,28 +217,34 @@ class ThreeVPModel(Model):
         return MarchSettings(self.config.sample_step, reach, room or self.config.max_samples, stop_at_hidden=room is None)
 
     @torch.no_grad()
-    def map_rays(self, bundle: RayBundle, seed: int) -> MappedRays:
-        """Map rays of any frames into canonical space; `bundle.metadata` as from the data manager."""
-        frame = bundle.metadata["frame"].view(-1)
-        unique, slots = torch.unique(frame, return_inverse=True)
+    def march_rays(self, bundle: RayBundle, seed: int) -> FreshRays:
+        """March rays of any frames; `bundle.metadata` as from the data manager."""
+        metadata = bundle.metadata
+        frame = metadata["frame"].view(-1).long()
+        if "slot" in metadata:
+            posed, slot = metadata["slot_frames"][0], metadata["slot"].view(-1).int()
+        else:  # a bundle made by hand: the host has to wait for the number of frames
+            posed, slot = torch.unique(frame, return_inverse=True)
+            slot = slot.int()
         self._staged = None  # surfaces are scratch memory: the picture's is posed over
-        state = self.performance.at_frames(unique)
-        surface, settings = self.canonical.pose(state), self.march_settings()
-        samples = march(bundle.origins, bundle.directions, slots, surface, self.occupancy.view, settings, seed)
-        across = bundle.metadata["across"].view(-1, 3, 2)
-        light, along, across = local_frames(samples.M, state.room[slots], bundle.directions, across)
-        return MappedRays(
+        surface, settings = self.canonical.pose_frames(self.performance, posed), self.march_settings()
+        samples = march(bundle.origins, bundle.directions, slot, surface, self.occupancy.view, settings, seed)
+        return FreshRays(
+            samples=samples,
+            direction=bundle.directions,
+            across=metadata["across"].view(-1, 6),
+            room=self.performance.room[posed],
+            slot=slot,
             frame=frame,
-            patch=bundle.metadata["patch"].view(len(frame), -1, 4),
-            weight=bundle.metadata["weight"].view(-1),
-            t=samples.t,
-            width=samples.width,
-            position=samples.position,
-            across=across * samples.t[..., None, None],
-            along=along,
-            light=light,
-            count=samples.count,
+            patch=metadata["patch"],
+            weight=metadata["weight"].view(-1),
         )
+
+    def map_rays(self, bundle: RayBundle, seed: int) -> MappedRays:
+        """Rays of any frames in canonical space, as they would go into the bank."""
+        ring = RayBank(len(bundle))
+        ring.insert(self.march_rays(bundle, seed))
+        return ring.storage
 
     # ---- training ----------------------------------------------------------------------------------------------
 
@@ -245,69 +255,69 @@ class ThreeVPModel(Model):
         return self.render_rays(bundle.origins, bundle.directions, self._staged_for(bundle))
 
     def _training_outputs(self, bundle: RayBundle) -> dict[str, Tensor]:
-        # each process of a distributed run draws its own, on the device: copies to it would hold up the step
+        # each process of a distributed run draws its own
         seed = ((self.config.seed + 7919 * self.kwargs.get("rank", 0)) * 1_000_003 + self.step) % (2**31 - 1)
-        generator = torch.Generator(device=bundle.origins.device).manual_seed(seed)
-        fresh = self.map_rays(bundle, seed=seed)
-        every = torch.arange(len(fresh), device=fresh.t.device)
-        if self.training and self.bank is not None:
-            self.bank.insert(fresh)
-            rays = self.bank.draw(self.config.rays_per_step, generator)
-        else:
-            rays = fresh.batch(every, generator if self.training else None)
         patch = int(bundle.metadata["perceptual"].sum()) if "perceptual" in bundle.metadata else 0
-        if patch:
-            rays = rays.joined(fresh.batch(every[-patch:]))
-        turns = light_turns(len(rays), self.config.light_turned, generator, rays.t.device)
-        unique, row = torch.unique(rays.frame, return_inverse=True)
-        conditioning = self.condition(self.performance.at_frames(unique))
+        fresh = self.march_rays(bundle, seed)
+        banked = self.training and self.bank is not None
+        bank = self.bank if banked else RayBank(len(fresh))
+        bank.insert(fresh)
+        rays = bank.draw(
+            self.config.rays_per_step if banked else None,
+            seed + DRAWING,
+            moved=self.training,
+            newest=patch,
+            turned=self.config.light_turned,
+        )
         corrected = self.corrections is not None and self.step >= self.config.refinement.start
-
-        place = rays.place
-        samples = CanonicalSamples(rays.position, rays.light, rays.along, conditioning, row[place[0]])
+        if corrected:
+            unique, row = torch.unique(rays.frame, return_inverse=True)
+            conditioning, frame = self.condition(self.performance.at_frames(unique)), row[rays.ray]
+        else:
+            conditioning, frame = self.conditioning_table(), rays.sample_frame
+        samples = CanonicalSamples(rays.position, rays.light, rays.direction, conditioning, frame)
         if corrected:
             samples = self.corrections.apply_to(samples, unique)
         if self.config.weightless_share < 1.0:
-            kept = self._worthwhile(samples, rays, generator)
-            place, samples = (place[0][kept], place[1][kept]), samples.rows(kept)
-        light = samples.light if turns is None else turned_light(samples.light, turns[place[0]])
-        samples = replace(samples, light=light, direction=unit(samples.direction))
+            kept = self._worthwhile(samples, rays, seed)
+            rays, samples = rays.only(kept), samples.rows(kept)
         # samples that no light gets to are trained, too: what lies under the surface shows when the expression changes
         density, rgb, residual, displacement = self.field.evaluate(samples)
-        rendered = composite(density, rgb, rays.t, rays.width, place)
+        rendered = composite(density, rgb, rays.t, rays.width, rays.ends, rays.background)
         if self.config.weightless_share >= 1.0:
-            self.occupancy.observe(samples.position, transmittance(rendered.weights.detach())[place])
-        background = torch.rand(len(rays), 3, generator=generator, device=rgb.device)
-        if patch:
-            background[-patch:] = background[-1]  # a picture has one
-        target, alpha = rays.target, rays.target[:, 3]
+            self.occupancy.observe(samples.position, rendered.transmittance)
+        alpha = rays.target[:, 3]
         outputs = {
-            "rgb": over(rendered.rgb, rendered.accumulation, background),
+            "rgb": rendered.rgb,
             "accumulation": rendered.accumulation,
-            "target": over(target[:, :3] * alpha[:, None], alpha, background),
+            "target": torch.lerp(rays.background, rays.target[:, :3], alpha[:, None]),
             "alpha": alpha,
             "weight": rays.weight,
         }
         if patch and self.perceptual is not None:
             outputs["perceptual"] = self.perceptual(outputs["rgb"][-patch:], outputs["target"][-patch:])
         if self.config.distortion_loss > 0:
-            outputs["distortion"] = losses.distortion(rendered.weights, rays.t, rays.width)
+            room = self.config.max_samples
+            outputs["distortion"] = losses.distortion(
+                *(with_slots(x, rays.ray, rays.ends, room) for x in (rendered.weights, rays.t, rays.width))
+            )
         if displacement is not None and self.config.displacement_loss > 0:
             outputs["displacement"] = losses.displacement_size(displacement)
         if corrected:
             outputs["correction"] = self.corrections.size(unique)
         if residual is not None:
-            outputs["view_residual"] = losses.view_residual(residual, rendered.weights[place])
+            outputs["view_residual"] = losses.view_residual(residual, rendered.weights)
         return outputs
 
     @torch.no_grad()
-    def _worthwhile(self, samples: CanonicalSamples, rays: RayBatch, generator: torch.Generator) -> Int[Tensor, "M"]:
+    def _worthwhile(self, samples: CanonicalSamples, rays: RayBatch, seed: int) -> Int[Tensor, "M"]:
         """Samples to evaluate with gradients; on the way, the occupancy grid learns what light gets to."""
         density, _, _ = self.field.geometry(samples)
-        weights = packed_weights(density, rays.width, rays.place)
-        light = transmittance(weights)[rays.place]
+        weights, light = weigh(density, rays.width, rays.ends)
         self.occupancy.observe(samples.position, light)
-        return worthwhile(weights[rays.place], light, self.config.weightless_share, generator).nonzero().squeeze(-1)
+        # on the device: copies to it would hold up the step
+        generator = torch.Generator(device=weights.device).manual_seed(seed)
+        return worthwhile(weights, light, self.config.weightless_share, generator).nonzero().squeeze(-1)
 
     def get_loss_dict(self, outputs, batch, metrics_dict=None) -> dict[str, Tensor]:
         config = self.config
@@ -341,6 +351,23 @@ class ThreeVPModel(Model):
         if not self.clip_conditioning or state.beyond_training:
             return state.conditioning
         return torch.minimum(torch.maximum(state.conditioning, self.conditioning_low), self.conditioning_high)
+
+    @torch.no_grad()
+    def conditioning_table(self) -> Float[Tensor, "F C"]:
+        """`condition` of every frame of the capture, made anew when what it depends on has changed."""
+        sources = [self.conditioning_low, self.conditioning_high, *self.performance.buffers()]
+        versions = [source._version for source in sources]
+        kept = self._conditioning
+        if kept is not None:
+            clip, table, kept_sources, kept_versions = kept
+            same = all(a is b for a, b in zip(sources, kept_sources, strict=True)) and versions == kept_versions
+            if same and clip == self.clip_conditioning:
+                return table
+        # in parts: posed frames of explicit vertices are large
+        frames = torch.arange(len(self.performance.motion_index), device=self.device)
+        table = torch.cat([self.condition(self.performance.at_frames(part)) for part in frames.split(64)])
+        self._conditioning = (self.clip_conditioning, table, sources, versions)
+        return table
 
     def canonical_state(self) -> PoseState:
         """The canonical template itself: nothing is deformed, and blendfields move nothing."""
@@ -389,13 +416,14 @@ class ThreeVPModel(Model):
         staged = self.stage(state)
         origins, directions = bundle.origins, bundle.directions
         h, w = origins.shape[:2]
-        origins, directions = origins.reshape(-1, 3), directions.reshape(-1, 3)
+        order, place = tile_order(h, w, origins.device)
+        origins, directions = origins.reshape(-1, 3)[order], directions.reshape(-1, 3)[order]
         parts, self.config.eval_num_rays_per_chunk = in_chunks(
             lambda a, b: self.render_rays(origins[a:b], directions[a:b], staged),
             len(origins),
             self.config.eval_num_rays_per_chunk,
         )
-        return {name: torch.cat([p[name] for p in parts]).view(h, w, -1) for name in parts[0]}
+        return {name: torch.cat([p[name] for p in parts])[place].view(h, w, -1) for name in parts[0]}
 
     def render_rays(
         self,

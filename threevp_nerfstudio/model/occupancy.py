@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from threevp_nerfstudio.disk_cache import cached
+from threevp_nerfstudio.kernels.composite import vote
 from threevp_nerfstudio.kernels.march import CORE, HIDDEN, OccupancyView
 
 MAX_SKIP = 6
@@ -168,11 +169,7 @@ class CanonicalOccupancy(nn.Module):
     def observe(self, position: Float[Tensor, "N 3"], transmittance: Float[Tensor, "N"]) -> None:
         """Note how much light samples of training rays had left. What is seen from somewhere now and then counts as seen:
         the inside of the mouth is hidden most of the time."""
-        index = ((position - self.origin) / self.cell).floor().long()
-        x, y, z = (i.clamp(0, n - 1) for i, n in zip(index.unbind(-1), self.shell.shape, strict=True))
-        flat = (x * self.shell.shape[1] + y) * self.shell.shape[2] + z
-        vote = torch.where(transmittance > SEEN, -SEEN_VOTES, 1.0)
-        self.unseen.view(-1).index_add_(0, flat, vote)
+        vote(self.unseen, position.detach(), transmittance, self._origin, self.cell, SEEN, -SEEN_VOTES, 1.0)
 
     @torch.no_grad()
     def share(self) -> None:

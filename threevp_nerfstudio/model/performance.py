@@ -107,6 +107,10 @@ class Performance(nn.Module):
         """Exactly as tracked."""
         return self._rows(self.motion_index[frames], self.room[frames])
 
+    def at_rows(self, rows: Int[Tensor, "B"]) -> PoseState:
+        """Rows of the motion, with the light as in a frontal frame."""
+        return self._rows(rows, torch.eye(3, device=rows.device).expand(len(rows), 3, 3))
+
     def at_time(self, time: float) -> PoseState:
         """Interpolated over the performance (time 0 to 1), with the light as in a frontal frame."""
         times = self.timeline_times

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from threevp_nerfstudio.geometry.vectors import unit
+from threevp_nerfstudio.kernels.film import Film, Part, add, pack, weigh
 from threevp_nerfstudio.kernels.hull import PosedHull
 from threevp_nerfstudio.kernels.march import MarchedSamples
 from threevp_nerfstudio.kernels.surface import PosedSurface
 from threevp_nerfstudio.model.field import CanonicalSamples, ThreeVPField
 from threevp_nerfstudio.model.performance import PoseState
-from threevp_nerfstudio.model.volume import Place, accumulate, over, packed_weights
+from threevp_nerfstudio.model.volume import over
 
 HULL_CELL = 0.016
 """Side of a cell of the hull that rays of a picture are marched in, metres."""
@@ -29,6 +30,9 @@ OPAQUE = 1e-3
 """Transmittance at which a ray ends: a quarter of an 8-bit step."""
 PART_SAMPLES = (4, 4, 8, 16, 32)
 """Samples of each part of the walk; the last is repeated."""
+
+TILE = (4, 8)
+"""Rows and columns of the blocks of pixels whose rays are neighbours in memory, as many as a GPU's threads that go together."""
 
 March = Callable[[Tensor, Tensor, Tensor, int], MarchedSamples]
 """Origins, directions, where to start, room: the next part of the walk."""
@@ -46,20 +50,18 @@ class StagedPose:
     hull: PosedHull
 
 
-class _Film:
-    """What R rays have gathered so far."""
-
-    def __init__(self, count: int, device: torch.device) -> None:
-        self.rgb = torch.zeros(count, 3, device=device)
-        self.accumulation = torch.zeros(count, device=device)
-        self.depth = torch.zeros(count, device=device)
-        self.transmittance = torch.ones(count, device=device)
-        self.extra: dict[str, Tensor] = {}
-
-    def add_extra(self, name: str, ray: Tensor, value: Tensor) -> None:
-        if name not in self.extra:
-            self.extra[name] = torch.zeros_like(self.depth)
-        self.extra[name].index_add_(0, ray, value)
+@lru_cache(maxsize=4)
+def tile_order(height: int, width: int, device: torch.device) -> tuple[Int[Tensor, "P"], Int[Tensor, "P"]]:
+    """Pixels of a picture, as rows of its flat list, tile by tile; and where in that order each pixel is. Rays that go side by
+    side meet the same triangles, so whoever walks them together waits less."""
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    rows, columns = TILE
+    tile = (y // rows) * (width // columns + 1) + x // columns
+    key = (tile * rows + y % rows) * columns + x % columns
+    order = key.flatten().argsort()
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order))
+    return order.to(device), place.to(device)
 
 
 def render_rays(
@@ -77,74 +79,47 @@ def render_rays(
     Args:
         conditioning: of the blendfields, clipped or not.
     """
-    film = _Film(len(origins), origins.device)
+    film, extra = Film.empty(len(origins), origins.device), {}
     active = torch.arange(len(origins), device=origins.device)
     start = torch.zeros(len(origins), dtype=torch.int32, device=origins.device)
-    part = 0
+    number = 0
     while len(active):
-        room = PART_SAMPLES[min(part, len(PART_SAMPLES) - 1)]
-        marched = march(origins[active], directions[active], start, room)
-        _add_part(film, active, marched, field, directions, state, conditioning, inspect)
-        on = ((marched.next >= 0) & (film.transmittance[active] > OPAQUE)).nonzero().squeeze(-1)
-        active, start, part = active[on], marched.next[on], part + 1
+        room = PART_SAMPLES[min(number, len(PART_SAMPLES) - 1)]
+        looking = directions[active]
+        marched = march(origins[active], looking, start, room)
+        part = pack(marched, active, looking, state.room[0])
+        on = _add_part(film, extra, part, field, conditioning, inspect).nonzero().squeeze(-1)
+        active, start, number = active[on], marched.next[on], number + 1
     out = {
         "rgb": over(film.rgb, film.accumulation, background).clamp(0.0, 1.0),
         "accumulation": film.accumulation[:, None],
         "depth": (film.depth / film.accumulation.clamp_min(1e-6))[:, None],
     }
-    return out | {name: value[:, None] for name, value in film.extra.items()}
+    return out | {name: value[:, None] for name, value in extra.items()}
 
 
 def _add_part(
-    film: _Film,
-    active: Int[Tensor, "A"],
-    marched: MarchedSamples,
+    film: Film,
+    extra: dict[str, Float[Tensor, "R"]],
+    part: Part,
     field: ThreeVPField,
-    directions: Float[Tensor, "R 3"],
-    state: PoseState,
     conditioning: Float[Tensor, "1 C"],
     inspect: Inspection | None,
-) -> None:
-    """Evaluate one part of the walk of the active rays and put it behind what they have gathered."""
-    hit = marched.count.nonzero().squeeze(-1)
-    if len(hit) == 0 and inspect is None:
-        return
-    rays, place = active[hit], marched.mask[hit].nonzero(as_tuple=True)
-    samples = _samples(marched, hit, place, directions[rays], state, conditioning)
+) -> Bool[Tensor, "A"]:
+    """Evaluate one part of the walk and put it behind what its rays have gathered. Returns which of them go on."""
+    frame = torch.zeros_like(part.ray)
+    samples = CanonicalSamples(part.position, part.light, part.direction, conditioning, frame)
     density, features, displacement = field.geometry(samples)
-    width, t = marched.width[hit], marched.t[hit]
-    weights = packed_weights(density, width, place) * film.transmittance[rays, None]
-    packed = weights[place]
-    seen = (packed > INVISIBLE).nonzero().squeeze(-1)
-    rgb = torch.zeros(len(packed), 3, device=packed.device)
-    rgb[seen], _ = field.color(features[seen], unit(samples.light[seen], dim=-2), unit(samples.direction[seen]))
-    rendered = accumulate(weights, rgb, t, place)
-    film.rgb[rays] += rendered.rgb
-    film.accumulation[rays] += rendered.accumulation
-    film.depth[rays] += rendered.depth
-    film.transmittance[rays] = 1.0 - film.accumulation[rays]
+    weights = weigh(film, part, density)
+    if weights.device.type == "cuda":  # to look for what is seen would cost more than the colours
+        rgb, _ = field.color(features, part.light, part.direction)
+    else:
+        seen = (weights > INVISIBLE).nonzero().squeeze(-1)
+        rgb = torch.zeros(len(weights), 3, device=weights.device)
+        rgb[seen], _ = field.color(features[seen], part.light[seen], part.direction[seen])
     if inspect is not None:
-        ray = rays[place[0]]
         for name, value in inspect(field, samples, displacement).items():
-            film.add_extra(name, ray, packed * value)
-
-
-def _samples(
-    marched: MarchedSamples,
-    hit: Int[Tensor, "H"],
-    place: Place,
-    directions: Float[Tensor, "H 3"],
-    state: PoseState,
-    conditioning: Float[Tensor, "1 C"],
-) -> CanonicalSamples:
-    """Packed samples; light and direction are not yet of unit length."""
-    ray, slot = place
-    source = hit[ray]
-    M = marched.M[source, slot]
-    return CanonicalSamples(
-        position=marched.position[source, slot],
-        light=M @ state.room[0, :, :2],
-        direction=(M @ directions[ray, :, None]).squeeze(-1),
-        conditioning=conditioning,
-        frame=torch.zeros(len(ray), dtype=torch.int64, device=M.device),
-    )
+            if name not in extra:
+                extra[name] = torch.zeros_like(film.depth)
+            extra[name].index_add_(0, part.ray, weights * value)
+    return add(film, part, weights, rgb, OPAQUE)

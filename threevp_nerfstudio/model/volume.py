@@ -1,7 +1,7 @@
 """Volume rendering of packed samples (Max 1995), as pure functions.
 
 Samples of R rays sit in (R, S) slots, real ones first; networks see only N real ones, packed in ray order. `place` says
-where each of them sits.
+where each of them sits. Training composites in a kernel (`kernels/composite.py`), of which `composite` here is the twin.
 """
 
 from __future__ import annotations
@@ -57,6 +57,15 @@ def composite(
 ) -> Rendered:
     """Composite packed samples along their rays."""
     return accumulate(packed_weights(density, width, place), rgb, t, place)
+
+
+def with_slots(
+    packed: Float[Tensor, "N"], ray: Int[Tensor, "N"], ends: Int[Tensor, "R"], room: int
+) -> Float[Tensor, "R S"]:
+    """Packed values in slots of rays; 0 where there is none. `ends`: where each ray's samples end."""
+    begin = torch.cat([torch.zeros_like(ends[:1]), ends[:-1]])
+    slot = torch.arange(len(packed), device=packed.device) - begin[ray]
+    return torch.zeros(len(ends), room, device=packed.device).index_put((ray, slot), packed)
 
 
 def over(rgb: Float[Tensor, "R 3"], accumulation: Float[Tensor, "R"], background: Tensor) -> Float[Tensor, "R 3"]:
