@@ -12,7 +12,7 @@ from threevp_nerfstudio.geometry.own_space import medial_radius
 from threevp_nerfstudio.geometry.surface_frames import to_canonical_torch, vertex_maps_torch, vertex_triangles
 from threevp_nerfstudio.kernels.hash_grid import hash_encode, hash_encode_torch
 from threevp_nerfstudio.kernels.hull import posed_hull
-from threevp_nerfstudio.kernels.march import HIDDEN, MarchSettings, OccupancyView, march
+from threevp_nerfstudio.kernels.march import CORE, HIDDEN, MarchSettings, OccupancyView, march
 from threevp_nerfstudio.kernels.surface import PosedSurface, signed_distance
 
 DEVICES = [
@@ -334,7 +334,7 @@ def test_a_walk_in_stretches_finds_the_same_samples(seed: int, device: str):
     view.skip[:8] = 3
     view = OccupancyView(view.skip.to(device), view.origin, view.cell)
     slots, settings = torch.zeros(400, dtype=torch.int64, device=device), MarchSettings(0.0015, REACH, 256)
-    plain, wide = (march(origins, directions, slots, surface, view, settings, seed, in_stretches=w) for w in (False, True))
+    plain, wide = (march(origins, directions, slots, surface, view, settings, seed, wide=w) for w in (False, True))
     assert wide.count[200:].sum() == 0 and wide.count[:200].float().mean() > 20
     missing, more = 0, 0
     for r in range(200):
@@ -358,7 +358,7 @@ def test_too_little_room_thins_out_a_walk_in_stretches():
     origins, directions = rays()
     slots = torch.zeros(len(origins), dtype=torch.int64)
     full, few = (
-        march(origins, directions, slots, surface, shell_view(), MarchSettings(0.002, REACH, room), 4, in_stretches=True)
+        march(origins, directions, slots, surface, shell_view(), MarchSettings(0.002, REACH, room), 4, wide=True)
         for room in (256, 16)
     )
     assert (few.count <= 16).all() and few.count[:32].min() >= 8
@@ -368,7 +368,7 @@ def test_too_little_room_thins_out_a_walk_in_stretches():
     torch.testing.assert_close(lengths[0].mean(), lengths[1].mean(), rtol=0.1, atol=0)
     view = shell_view()
     view.skip[:, 16:] = HIDDEN
-    closed = march(origins, directions, slots, surface, view, MarchSettings(0.002, REACH, 8), 4, in_stretches=True)
+    closed = march(origins, directions, slots, surface, view, MarchSettings(0.002, REACH, 8), 4, wide=True)
     last = closed.t[torch.arange(32), closed.count[:32].long() - 1]
     assert (closed.count[:32] <= 8).all() and (last > 0.99).all()  # the sample that closes a ray is kept
 
@@ -405,6 +405,49 @@ def test_the_hull_loses_no_sample(seed: int, cell: float, patch: int):
             theirs = hulled.t[r, : hulled.count[r]]
             assert all((theirs - t).abs().min() < 1e-6 for t in plain.t[r, : plain.count[r]])
     assert abs(int(hulled.count.sum()) - int(plain.count.sum())) < max(0.05 * int(plain.count.sum()), 5)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("with_thin", [False, True])
+def test_looking_at_all_steps_of_a_part_at_once_finds_the_same_samples(with_thin: bool, device: str):
+    torch.manual_seed(1)
+    vertices, faces = sphere(rings=40, segments=60)
+    start, rows = vertex_triangles(faces, len(vertices))
+    thin = torch.from_numpy(vertices[faces].mean(1)[:, 1] < 0) & with_thin
+    surface = PosedSurface(*[torch.from_numpy(x).to(device) for x in (vertices, faces, start, rows)], 1, None, thin.to(device))
+    surface.update(bent(vertices, 0.0, np.random.default_rng(2))[None].to(device))
+    view = shell_view()
+    view.skip[:, :, :10] = 2
+    view.skip[12:20, 12:20, 12:20] = CORE
+    view = OccupancyView(view.skip.to(device), view.origin, view.cell)
+    hull = posed_hull(surface, view.skip, view.origin, CELL, REACH, 0.015)
+    origins = torch.nn.functional.normalize(torch.randn(300, 3), dim=-1).to(device) * 0.6
+    directions = torch.nn.functional.normalize(surface.posed[0].mean(0) + torch.randn(300, 3).to(device) * 0.05 - origins, dim=-1)
+    found: list[list[dict[float, float]]] = []
+    for wide in (False, True):
+        samples: list[dict[float, float]] = [{} for _ in range(300)]
+        active, begin = torch.arange(300, device=device), torch.zeros(300, dtype=torch.int32, device=device)
+        for _ in range(60):
+            part = march(
+                origins[active], directions[active], torch.zeros(len(active), dtype=torch.int32, device=device), surface, view,
+                MarchSettings(0.004, REACH, 5, stop_at_hidden=False), -1, hull, begin, wide,
+            )  # fmt: skip
+            for row, ray in enumerate(active.tolist()):
+                n = int(part.count[row])
+                samples[ray].update(zip(part.t[row, :n].tolist(), part.width[row, :n].tolist(), strict=True))
+            on = part.next >= 0
+            active, begin = active[on], part.next[on]
+        assert len(active) == 0
+        found.append(samples)
+    lengths = [np.array([sum(ray.values()) for ray in samples]) for samples in found]
+    assert lengths[0].mean() > 0.02
+    assert np.mean(np.abs(lengths[0] - lengths[1]) > 0.0045) < 0.03  # a step more or less at the edge of what is thin
+    total, missing = 0, 0
+    for plain, wide in zip(*found, strict=True):
+        assert list(wide) == sorted(wide)
+        total += len(plain)
+        missing += sum(min(abs(t - other) for other in [9.0, *wide]) > 1e-5 for t in plain)
+    assert missing < (0.05 if with_thin else 0.002) * total
 
 
 def test_a_seed_determines_the_samples():

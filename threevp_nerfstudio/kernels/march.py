@@ -27,8 +27,11 @@ SEARCH_IN_HULL = wp.constant(1.2)
 """The same in the parts of a hull that have to be looked at."""
 LATTICE = wp.constant(1 << 16)
 """More than any ray has lattice points."""
-STRETCH = wp.constant(64)
-"""Lattice points (quarters of a step) that one thread walks where rays are walked in stretches; as many as a number has bits."""
+STRETCH = wp.constant(16)
+"""Lattice points (quarters of a step) that one thread walks where rays are walked in stretches: as few as pay, for threads that take
+longest hold up the others. They are noted in as many bits."""
+WORD = wp.constant(64)
+"""Lattice points whose bits are read at once."""
 LONGEST = 2.0
 """Diagonals of the canonical template's box: the longest way of a ray through a posed one."""
 NOTHING = wp.constant(0)
@@ -350,7 +353,7 @@ def _march(
 
 # ---- the same in stretches: for a GPU ----------------------------------------------------------------------------------
 # A GPU has room for far more threads than a training step has rays, and each of them waits for memory most of the time. So
-# every stretch of a ray is walked by a thread of its own, which notes what it found in 64 bits; then one thread per ray puts
+# every stretch of a ray is walked by a thread of its own, which notes what it found in a few bits; then one thread per ray puts
 # the stretches one behind the other, and one per sample maps it to canonical space.
 
 
@@ -374,8 +377,8 @@ def _probe(
     reach: float,
     stop_at_hidden: int,
     seed: int,
-    found: wp.array2d(dtype=wp.uint64),
-    fine: wp.array2d(dtype=wp.uint64),
+    found: wp.array2d(dtype=wp.uint16),
+    fine: wp.array2d(dtype=wp.uint16),
     end: wp.array2d(dtype=wp.int32),
 ):
     stretch, r = wp.tid()
@@ -391,8 +394,8 @@ def _probe(
     near = wp.vec3(0.0, 0.0, 0.0)
     known = bool(False)
     careful = bool(False)
-    bits = wp.uint64(0)
-    quarters = wp.uint64(0)
+    bits = wp.uint32(0)
+    quarters = wp.uint32(0)
     ended = int(-1)
     k = int(first)
     while k < last:
@@ -415,7 +418,7 @@ def _probe(
             continue
         advance = float(width)
         if seen.state == SAMPLE or seen.state == LAST_SAMPLE:
-            bit = wp.uint64(1) << wp.uint64(k - first)
+            bit = wp.uint32(1) << wp.uint32(k - first)
             bits = bits | bit
             if stride == 1:
                 quarters = quarters | bit
@@ -428,8 +431,8 @@ def _probe(
         else:
             advance = seen.advance
         k += stride * wp.max(1, int(wp.floor(advance / width)))
-    found[r, stretch] = bits
-    fine[r, stretch] = quarters
+    found[r, stretch] = wp.uint16(bits)
+    fine[r, stretch] = wp.uint16(quarters)
     end[r, stretch] = ended
 
 
@@ -455,19 +458,25 @@ def _join(
     length = wp.length(directions[r])
     bounds = box_bounds(origins[r], directions[r] / length, lower[slot], upper[slot])
     quarter = float(base_step) / float(QUARTERS)
-    stretches = int(found.shape[1])
+    words = int(found.shape[1])
     total = int(0)
     last = int(-1)
-    s = int(0)
-    while s < stretches:
-        bits = found[r, s]
+    closed = wp.uint64(0)  # of the last word: what lies in front of the ray's end
+    w = int(0)
+    while w < words:
+        closed = ~wp.uint64(0)
+        for part in range(WORD / STRETCH):
+            if last < 0:
+                last = end[r, w * (WORD / STRETCH) + part]
+                if last >= 0 and part + 1 < WORD / STRETCH:
+                    closed = (wp.uint64(1) << wp.uint64((part + 1) * STRETCH)) - wp.uint64(1)
+        bits = found[r, w] & closed
         while bits != wp.uint64(0):
             bits = bits & (bits - wp.uint64(1))
             total += 1
-        last = end[r, s]
-        s += 1
+        w += 1
         if last >= 0:
-            stretches = s
+            words = w
     # with too little room every so manieth sample stands for its neighbours, but for the one that closes the ray
     every = (total + room - 1) / room
     due = int(0)
@@ -475,17 +484,19 @@ def _join(
         due = int(place_in_step(seed, r, LATTICE - 1) * float(every))
     count = int(0)
     passed = int(0)
-    for stretch in range(stretches):
-        bits = found[r, stretch]
+    for word in range(words):
+        bits = found[r, word]
+        if word == words - 1:
+            bits = bits & closed
         if bits != wp.uint64(0):
-            for b in range(STRETCH):
+            for b in range(WORD):
                 bit = wp.uint64(1) << wp.uint64(b)
                 if bits & bit != wp.uint64(0):
-                    k = stretch * STRETCH + b
+                    k = word * WORD + b
                     closes = k == last
                     if (passed % wp.max(every, 1) == due and count < room) or closes:
                         stride = float(QUARTERS)
-                        if fine[r, stretch] & bit != wp.uint64(0):
+                        if fine[r, word] & bit != wp.uint64(0):
                             stride = float(1.0)
                         width = stride * quarter
                         t = bounds[0] + float(k) * quarter + place_in_step(seed, r, k) * width
@@ -524,6 +535,157 @@ def _map_samples(
         out_M[r, i] = hit.M
 
 
+# ---- the same for a part of a picture ----------------------------------------------------------------------------------
+# The hull alone says which whole steps have to be looked at; all of them are looked at at once, by a thread each. So the slowest
+# ray takes no longer than one query, where the plain walk adds up those of a ray.
+
+
+@wp.kernel(enable_backward=False)
+def _list(
+    origins: wp.array(dtype=wp.vec3),
+    directions: wp.array(dtype=wp.vec3),
+    slots: wp.array(dtype=wp.int32),
+    lower: wp.array(dtype=wp.vec3),
+    upper: wp.array(dtype=wp.vec3),
+    skip: wp.array3d(dtype=wp.uint8),
+    grid_origin: wp.vec3,
+    cell: float,
+    hull_away: wp.array3d(dtype=wp.uint8),
+    hull_parts: wp.array3d(dtype=wp.int32),
+    hull_position: wp.array3d(dtype=wp.vec3),
+    hull_M: wp.array3d(dtype=wp.mat33),
+    hull_distance: wp.array3d(dtype=float),
+    hull_lower: wp.vec3,
+    hull_cell: float,
+    step: float,
+    start: wp.array(dtype=wp.int32),
+    listed: wp.array2d(dtype=wp.int32),
+    count: wp.array(dtype=wp.int32),
+    next: wp.array(dtype=wp.int32),
+    end: wp.array(dtype=wp.int32),
+):
+    r = wp.tid()
+    slot = slots[r]
+    room = listed.shape[1]
+    o = origins[r]
+    d = wp.normalize(directions[r])
+    bounds = box_bounds(o, d, lower[slot], upper[slot])
+    steps = int(wp.ceil((bounds[1] - bounds[0]) / step))
+    k = start[r] / QUARTERS
+    n = int(0)
+    while k < steps and n < room:
+        p = o + (bounds[0] + (float(k) + 0.5) * step) * d
+        free = free_distance(
+            p, d, hull_away, hull_parts, hull_position, hull_M, hull_lower, hull_cell, skip, grid_origin, cell
+        )
+        if free > 0.0:
+            k += wp.max(1, int(wp.floor(free / step)))
+        else:
+            listed[r, n] = k
+            n += 1
+            k += 1
+    count[r] = n
+    end[r] = n
+    next[r] = -1
+    if k < steps:
+        next[r] = k * QUARTERS
+
+
+@wp.kernel(enable_backward=False)
+def _look_at(
+    origins: wp.array(dtype=wp.vec3),
+    directions: wp.array(dtype=wp.vec3),
+    slots: wp.array(dtype=wp.int32),
+    lower: wp.array(dtype=wp.vec3),
+    upper: wp.array(dtype=wp.vec3),
+    meshes: wp.array(dtype=wp.uint64),
+    faces: wp.array(dtype=wp.int32),
+    canonical: wp.array(dtype=wp.vec3),
+    maps: wp.array2d(dtype=wp.mat33),
+    own_space: wp.array(dtype=float),
+    thin: wp.array(dtype=wp.uint8),
+    skip: wp.array3d(dtype=wp.uint8),
+    grid_origin: wp.vec3,
+    cell: float,
+    hull_distance: wp.array3d(dtype=float),
+    hull_lower: wp.vec3,
+    hull_cell: float,
+    step: float,
+    reach: float,
+    listed: wp.array2d(dtype=wp.int32),
+    count: wp.array(dtype=wp.int32),
+    end: wp.array(dtype=wp.int32),
+    out_t: wp.array2d(dtype=float),
+    out_width: wp.array2d(dtype=float),
+    out_position: wp.array2d(dtype=wp.vec3),
+    out_M: wp.array2d(dtype=wp.mat33),
+):
+    r, i = wp.tid()
+    if i >= count[r]:
+        return
+    slot = slots[r]
+    o = origins[r]
+    length = wp.length(directions[r])
+    d = directions[r] / length
+    bounds = box_bounds(o, d, lower[slot], upper[slot])
+    begin = bounds[0] + float(listed[r, i]) * step
+    search = SEARCH_IN_HULL * reach
+    width = float(step)
+    looks = int(1)  # one of the whole step, and where the template is thin, four of its quarters
+    at = int(0)
+    while at < looks:
+        j = int(at)
+        if looks > 1:
+            j = at - 1
+        t = begin + (float(j) + 0.5) * width
+        p = o + t * d
+        bound = wp.min(search, farthest_in_hull(p, hull_distance, hull_lower, hull_cell))
+        seen = look(
+            p, meshes[slot], slot, faces, canonical, maps, own_space, thin, skip, grid_origin, cell, reach, search, bound
+        )
+        if at == 0 and seen.thin == 1:
+            looks = 1 + QUARTERS
+            width = step / float(QUARTERS)
+        elif seen.state == SAMPLE or seen.state == LAST_SAMPLE:
+            out_t[r, QUARTERS * i + j] = t / length
+            out_width[r, QUARTERS * i + j] = width
+            out_position[r, QUARTERS * i + j] = seen.hit.position
+            out_M[r, QUARTERS * i + j] = seen.hit.M
+        elif seen.state == END:
+            wp.atomic_min(end, r, i)
+            at = looks
+        at += 1
+
+
+@wp.kernel(enable_backward=False)
+def _close_up(
+    count: wp.array(dtype=wp.int32),
+    end: wp.array(dtype=wp.int32),
+    t: wp.array2d(dtype=float),
+    width: wp.array2d(dtype=float),
+    position: wp.array2d(dtype=wp.vec3),
+    M: wp.array2d(dtype=wp.mat33),
+    out_count: wp.array(dtype=wp.int32),
+    next: wp.array(dtype=wp.int32),
+):
+    """Move samples of each ray to the front of its slots."""
+    r = wp.tid()
+    last = count[r]
+    if end[r] < last:
+        last = end[r] + 1  # what quarters of a step found in front of the core
+        next[r] = -1
+    n = int(0)
+    for i in range(QUARTERS * last):
+        if width[r, i] > 0.0:
+            if n < i:
+                t[r, n] = t[r, i]
+                width[r, n] = width[r, i]
+                position[r, n] = position[r, i]
+                M[r, n] = M[r, i]
+            n += 1
+    out_count[r] = n
+
+
 def march(
     origins: Float[Tensor, "R 3"],
     directions: Float[Tensor, "R 3"],
@@ -534,7 +696,7 @@ def march(
     seed: int = -1,
     hull: PosedHull | None = None,
     start: Int[Tensor, "R"] | None = None,
-    in_stretches: bool | None = None,
+    wide: bool | None = None,
 ) -> MarchedSamples:
     """March R rays through the posed slots of `surface`.
 
@@ -543,11 +705,16 @@ def march(
             of walking again in wider steps.
         hull: of the pose, where all rays are of one; pays for whole pictures.
         seed: of the stratified jitter; negative puts every sample in the middle of its interval.
-        in_stretches: walk each ray with many threads; None: on a GPU, where there is neither `hull` nor `start`. The samples are
-            the same, and a few more, as each stretch is looked at from its own beginning. Rays that have too many keep every so
-            manieth of them, with wider intervals.
+        wide: walk each ray with many threads; None: on a GPU. The samples are the same, and a few more, as each thread looks
+            from where it begins. Rays that have too many keep every so manieth of them, with wider intervals. With `hull` and
+            `start`, which then belong together and want `seed` -1, there is room for four times as many samples, as each step
+            may be taken in quarters.
     """
     device, R, S = origins.device, origins.shape[0], settings.max_samples
+    wide = device.type == "cuda" if wide is None else wide
+    listing = wide and hull is not None and start is not None and seed < 0
+    if listing:
+        S *= int(QUARTERS)
     t = torch.zeros(R, S, device=device)
     width = torch.zeros(R, S, device=device)
     # not cleared: most of it is never written nor read, and touching it would cost more than the samples
@@ -571,16 +738,15 @@ def march(
     grid = [view(occupancy.skip, wp.uint8), wp.vec3(*occupancy.origin), float(occupancy.cell)]
     walk = [float(settings.step), float(settings.reach), int(settings.stop_at_hidden), int(seed)]
     mapped = [view(position, wp.vec3), view(M, wp.mat33)]
-    if in_stretches is None:
-        in_stretches = device.type == "cuda" and hull is None and start is None
-    if in_stretches:
+    if wide and hull is None and start is None:
         longest = LONGEST * surface.extent + 4.0 * settings.reach
-        stretches = int(longest / (settings.step * STRETCH / QUARTERS)) + 1
-        found = torch.empty(2, R, stretches, dtype=torch.int64, device=device)
+        words = int(longest / (settings.step * WORD / QUARTERS)) + 1
+        stretches = words * (WORD // STRETCH)
+        found = torch.empty(2, R, words, dtype=torch.int64, device=device)
         end = torch.empty(R, stretches, dtype=torch.int32, device=device)
-        bits = [view(bits, wp.uint64) for bits in found] + [view(end)]
-        launch(_probe, (stretches, R), [*rays, *box, *mesh, thin, *grid, *walk], bits, device)
-        launch(_join, R, [*rays, *box, walk[0], walk[3], *bits], [view(t), view(width), view(count)], device)
+        parts, bits = ([view(x, kind) for x in found.view(dtype)] for dtype, kind in ((torch.int16, wp.uint16), (torch.int64, wp.uint64)))
+        launch(_probe, (stretches, R), [*rays, *box, *mesh, thin, *grid, *walk], [*parts, view(end)], device)
+        launch(_join, R, [*rays, *box, walk[0], walk[3], *bits, view(end)], [view(t), view(width), view(count)], device)
         launch(_map_samples, (R, S), [*rays, *mesh, walk[1], view(t), view(count)], mapped, device)
         return MarchedSamples(t, width, position, M, count, following)
     begin = torch.zeros(0, dtype=torch.int32, device=device) if start is None else start.int().contiguous()
@@ -589,6 +755,19 @@ def march(
         view(hull.away, wp.uint8), view(hull.parts), view(hull.position, wp.vec3), view(hull.M, wp.mat33),
         view(hull.distance), wp.vec3(*hull.lower), float(hull.cell),
     ]  # fmt: skip
+    if listing:
+        listed = torch.empty(R, settings.max_samples, dtype=torch.int32, device=device)
+        found, end = torch.empty_like(count), torch.empty_like(count)
+        launch(
+            _list, R, [*rays, *box, *grid, *cells, walk[0], view(begin)], [view(listed), view(found), view(following), view(end)], device
+        )
+        known = [view(listed), view(found), view(end)]
+        samples = [view(t), view(width), *mapped]
+        launch(
+            _look_at, (R, settings.max_samples), [*rays, *box, *mesh, thin, *grid, *cells[4:], *walk[:2], *known], samples, device
+        )
+        launch(_close_up, R, known[1:], [*samples, view(count), view(following)], device)
+        return MarchedSamples(t, width, position, M, count, following)
     launch(
         _march,
         R,
