@@ -76,7 +76,7 @@ threevp = method(
     grid=HashGridConfig(levels=16, features=2, log2_size=18, coarsest=16, finest=2048),
     sample_step=0.003,
     bank=1 << 18,
-    chunk=1 << 20,
+    chunk=1 << 19,
     device="cuda",
 )
 

@@ -138,8 +138,8 @@ class ThreeVPTrainer(Trainer):
             f"Out of memory in training step {self.step} ({str(error).splitlines()[0] if str(error) else 'MemoryError'}). "
             f"Lower --pipeline.model.rays-per-step (now {model.rays_per_step}), --pipeline.model.bank-size (now "
             f"{model.bank_size}) or --pipeline.datamanager.train-num-rays-per-batch (now "
-            f"{data.train_num_rays_per_batch}); for the memory of the machine itself, "
-            f"--pipeline.datamanager.cache-gigabytes (now {data.cache_gigabytes}). "
+            f"{data.train_num_rays_per_batch}), or --pipeline.datamanager.cache-gigabytes (now {data.cache_gigabytes}), "
+            "which is for the pictures, kept where training runs. "
             f"Checkpoints so far are in {self.checkpoint_dir}."
         )
 
