@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tiny_training import tiny_trainer
+from tests.tiny_training import mapped, tiny_trainer
 from threevp_nerfstudio.data.dataparser import cameras_of
 from threevp_nerfstudio.engine.trainer import ThreeVPTrainer
 from threevp_nerfstudio.kernels.march import march
@@ -52,7 +52,7 @@ def test_marched_samples_are_those_of_the_cpu(pair, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("threevp_nerfstudio.model.model.march", partial(march, wide=True))  # as on a device
     bundle = pair[0].pipeline.datamanager.next_train(0)[0]
     models = [trainer.pipeline.model for trainer in pair]
-    host, device = (model.map_rays(bundle.to(model.device), seed=5) for model in models)
+    host, device = (mapped(model, bundle.to(model.device), seed=5) for model in models)
     same = host.count == device.count.cpu()
     assert same.float().mean() > 0.85  # where two triangles are equally near, either may be chosen, and one of them be thin
     assert host.count.sum() > 100

@@ -12,7 +12,8 @@ from threevp_nerfstudio.geometry.own_space import medial_radius
 from threevp_nerfstudio.geometry.surface_frames import to_canonical_torch, vertex_maps_torch, vertex_triangles
 from threevp_nerfstudio.kernels.hash_grid import hash_encode, hash_encode_torch
 from threevp_nerfstudio.kernels.hull import posed_hull
-from threevp_nerfstudio.kernels.march import CORE, HIDDEN, MarchSettings, OccupancyView, march
+from threevp_nerfstudio.kernels.look import CORE, HIDDEN, MarchSettings, OccupancyView
+from threevp_nerfstudio.kernels.march import march
 from threevp_nerfstudio.kernels.surface import PosedSurface, signed_distance
 
 DEVICES = [

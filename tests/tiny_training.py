@@ -6,9 +6,14 @@ from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
+from nerfstudio.cameras.rays import RayBundle
+
 from threevp_nerfstudio.config import threevp_small
 from threevp_nerfstudio.engine.trainer import ThreeVPTrainer, ThreeVPTrainerConfig
+from threevp_nerfstudio.kernels.bank import MappedRays
 from threevp_nerfstudio.model.encodings import HashGridConfig
+from threevp_nerfstudio.model.model import ThreeVPModel
+from threevp_nerfstudio.model.ray_bank import RayBank
 
 GRID = HashGridConfig(levels=4, features=2, log2_size=12, coarsest=8, finest=64)
 
@@ -44,3 +49,10 @@ def tiny_trainer(
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()
     return trainer
+
+
+def mapped(model: ThreeVPModel, bundle: RayBundle, seed: int) -> MappedRays:
+    """Rays in canonical space, as they go into the bank."""
+    bank = RayBank(len(bundle))
+    bank.insert(model.march_rays(bundle, seed))
+    return bank.storage

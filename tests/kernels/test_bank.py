@@ -10,7 +10,7 @@ from torch import Tensor
 
 from threevp_nerfstudio.geometry.vectors import unit
 from threevp_nerfstudio.kernels.bank import Choice, FreshRays, MappedRays, RayBatch, choose, pack, store
-from threevp_nerfstudio.kernels.march import MarchedSamples
+from threevp_nerfstudio.kernels.look import MarchedSamples
 from threevp_nerfstudio.model.ray_bank import local_frames, turned_light
 
 HALF = {"atol": 1e-3, "rtol": 1e-3}

@@ -15,6 +15,7 @@ from nerfstudio.viewer.render_state_machine import RenderAction, RenderStateMach
 from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
 
 from tests.tiny_capture import make_tiny_capture
+from tests.tiny_training import mapped
 from threevp_nerfstudio.viewer.pictures import FAR, OUTPUTS, Look, Pictures, coefficients, normals, seen_by_frame
 from threevp_nerfstudio.viewer.viser_ui import Window
 
@@ -99,7 +100,7 @@ def test_training_batches_are_the_same_whatever_the_sliders_say(avatar, pipeline
     bundle, _ = pipeline.datamanager.next_eval(0)
 
     def batch() -> torch.Tensor:
-        rays = model.map_rays(bundle, seed=3)
+        rays = mapped(model, bundle, seed=3)
         return rays.position[rays.mask]
 
     before = batch()

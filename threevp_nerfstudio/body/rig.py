@@ -26,8 +26,7 @@ class Rig(nn.Module):
         self.joint_names = tuple(template.joint_names)
         self.expression_names = tuple(template.expression_names)
         self.parents = tuple(int(p) for p in template.parents)
-        for i, rows in enumerate(_ancestors(self.parents)):
-            self.register_buffer(f"_above_{i}", rows, persistent=False)
+        self.register_buffer("ancestors", _ancestors(self.parents), persistent=False)
 
         def buffer(name: str, value: np.ndarray) -> None:
             self.register_buffer(name, torch.as_tensor(np.ascontiguousarray(value), dtype=dtype))
@@ -47,11 +46,6 @@ class Rig(nn.Module):
     @classmethod
     def from_template(cls, template: RiggedTemplate, dtype: torch.dtype = torch.float32) -> Rig:
         return cls(template, dtype)
-
-    @property
-    def _above(self) -> list[Tensor]:
-        """For each round of `_chained` the joint up to whose children products reach; J is none."""
-        return [value for name, value in self.named_buffers(recurse=False) if name.startswith("_above_")]
 
     def joint_transforms(
         self,
@@ -80,7 +74,7 @@ class Rig(nn.Module):
         products of all joints do the work of one for each joint."""
         identity = torch.eye(4, dtype=local.dtype, device=local.device).expand(len(local), 1, 4, 4)
         G = torch.cat([local, identity], 1)
-        for above in self._above:
+        for above in self.ancestors:
             G = G[:, above] @ G
         return G[:, :-1]
 
@@ -116,11 +110,10 @@ def skin(
     return (blended[..., :3] @ x[..., None]).squeeze(-1) + blended[..., 3]
 
 
-def _ancestors(parents: tuple[int, ...]) -> list[Int[Tensor, "Jp"]]:
+def _ancestors(parents: tuple[int, ...]) -> Int[Tensor, "rounds Jp"]:
     """Parents, their parents' parents, and so on in powers of two, until there are none. J, the last, stands for no joint."""
-    J, rounds = len(parents), []
-    above = torch.tensor([J if p < 0 else p for p in parents] + [J])
-    while bool((above < J).any()):
-        rounds.append(above)
-        above = above[above]
-    return rounds
+    J = len(parents)
+    rounds = [torch.tensor([J if p < 0 else p for p in parents] + [J])]
+    while bool((rounds[-1] < J).any()):
+        rounds.append(rounds[-1][rounds[-1]])
+    return torch.stack(rounds[:-1] or rounds)

@@ -16,7 +16,7 @@ import warp as wp
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from threevp_nerfstudio.kernels.march import MarchedSamples
+from threevp_nerfstudio.kernels.look import MarchedSamples
 from threevp_nerfstudio.kernels.runtime import launch, view
 
 mat32 = wp.types.matrix(shape=(3, 2), dtype=wp.float32)

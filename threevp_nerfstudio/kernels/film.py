@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from threevp_nerfstudio.kernels.bank import mat32, unit
-from threevp_nerfstudio.kernels.march import MarchedSamples
+from threevp_nerfstudio.kernels.look import MarchedSamples
 from threevp_nerfstudio.kernels.runtime import launch, view
 
 

@@ -197,7 +197,7 @@ def posed_hull(
         cell: side of a cell of the hull, metres.
     """
     device, margin = surface.device, reach + cell
-    ends = torch.stack([surface.posed[0].amin(0) - margin, surface.posed[0].amax(0) + margin]).tolist()
+    ends = torch.stack([surface.lower[0] - margin, surface.upper[0] + margin]).tolist()
     lower = tuple(ends[0])
     dims = tuple(int((high - low) / cell) + 1 for low, high in zip(*ends, strict=True))
     position = torch.empty(*dims, 3, device=device)

@@ -191,6 +191,8 @@ class PosedSurface:
         self.extent = float((self.canonical.amax(0) - self.canonical.amin(0)).norm())
         """Diagonal of the canonical vertices' box, metres."""
         self.posed = self.canonical.repeat(num_slots, 1, 1)  # a copy, also for one slot
+        self.lower, self.upper = self.posed.amin(1), self.posed.amax(1)
+        """Corners of each slot's box, (S, 3)."""
         self.maps = torch.zeros(num_slots, V, 3, 3, device=self.device)
         self._indices = array(self.flat_faces, wp.int32)
         self._points = [array(self.posed[s], wp.vec3) for s in range(num_slots)]
@@ -207,6 +209,7 @@ class PosedSurface:
         """Pose the first `S` slots: copy vertices, refit their BVHs, recompute the vertex maps."""
         count = posed.shape[0]
         self.posed[:count] = posed.detach()
+        self.lower, self.upper = self.posed.amin(1), self.posed.amax(1)
         with torch_stream(self.device):
             for mesh in self.meshes[:count]:
                 mesh.refit()

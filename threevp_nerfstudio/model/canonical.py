@@ -72,7 +72,7 @@ class CanonicalTemplate(nn.Module):
             box = np.stack([face.min(0) - FACE_MARGIN, face.max(0) + FACE_MARGIN])
         self.register_buffer("face_box", torch.from_numpy(box.astype(np.float32)))
         self._surfaces: dict[tuple[str, int], PosedSurface] = {}
-        self._tables: dict[tuple[int, str], Tensor] = {}
+        self._posed: tuple[Performance, Tensor] | None = None
 
     def _canonical_vertices(self, template: RiggedTemplate) -> Float[Tensor, "V 3"]:
         joints = torch.zeros(1, len(template.joint_names), 3)
@@ -118,12 +118,11 @@ class CanonicalTemplate(nn.Module):
         rows = len(performance.joint_rotations) if performance.rigged else 0
         if rows == 0 or 12 * rows * len(self.vertices) > LARGEST_TABLE:
             return None
-        key = (id(performance), str(self.vertices.device))
-        if key not in self._tables:
+        kept = self._posed
+        if kept is None or kept[0] is not performance or kept[1].device != self.vertices.device:
             every = torch.arange(rows, device=self.vertices.device)
-            parts = [self.posed_vertices(performance.at_rows(part)) for part in every.split(16)]
-            self._tables = {key: torch.cat(parts)}
-        return self._tables[key]
+            kept = self._posed = (performance, torch.cat([self.posed_vertices(performance.at_rows(p)) for p in every.split(16)]))
+        return kept[1]
 
     @torch.no_grad()
     def pose_frames(self, performance: Performance, frames: Int[Tensor, "S"]) -> PosedSurface:

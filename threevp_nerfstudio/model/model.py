@@ -23,10 +23,11 @@ from torch.nn import Parameter
 
 from threevp_nerfstudio.body.teeth import with_teeth
 from threevp_nerfstudio.capture.capture import Capture
-from threevp_nerfstudio.kernels.bank import FreshRays, MappedRays, RayBatch
+from threevp_nerfstudio.kernels.bank import FreshRays, RayBatch
 from threevp_nerfstudio.kernels.composite import composite, weigh
 from threevp_nerfstudio.kernels.hull import posed_hull
-from threevp_nerfstudio.kernels.march import MarchedSamples, MarchSettings, march
+from threevp_nerfstudio.kernels.look import MarchedSamples, MarchSettings
+from threevp_nerfstudio.kernels.march import march
 from threevp_nerfstudio.model import losses
 from threevp_nerfstudio.model.averaging import AveragedWeights
 from threevp_nerfstudio.model.canonical import CanonicalTemplate
@@ -152,7 +153,6 @@ class ThreeVPModel(Model):
         self.bank = RayBank(self.config.bank_size) if self.config.bank_size > 0 else None
         self.step = 0
         self._staged: tuple[object, StagedPose] | None = None
-        self._conditioning: tuple[bool, Tensor, list[Tensor], list[int]] | None = None
         self.viewer_pictures: Callable[[Cameras], dict[str, Tensor] | None] | None = None
         """Set by the viewer: its own pictures, with the pose that its panel shows; None for anybody else's camera."""
 
@@ -239,12 +239,6 @@ class ThreeVPModel(Model):
             patch=metadata["patch"],
             weight=metadata["weight"].view(-1),
         )
-
-    def map_rays(self, bundle: RayBundle, seed: int) -> MappedRays:
-        """Rays of any frames in canonical space, as they would go into the bank."""
-        ring = RayBank(len(bundle))
-        ring.insert(self.march_rays(bundle, seed))
-        return ring.storage
 
     # ---- training ----------------------------------------------------------------------------------------------
 
@@ -348,26 +342,16 @@ class ThreeVPModel(Model):
 
     def condition(self, state: PoseState) -> Float[Tensor, "B C"]:
         """Conditioning of the blendfields, clipped to what training saw unless the state says otherwise."""
-        if not self.clip_conditioning or state.beyond_training:
-            return state.conditioning
-        return torch.minimum(torch.maximum(state.conditioning, self.conditioning_low), self.conditioning_high)
+        return state.conditioning if state.beyond_training else self._clipped(state.conditioning)
 
-    @torch.no_grad()
     def conditioning_table(self) -> Float[Tensor, "F C"]:
-        """`condition` of every frame of the capture, made anew when what it depends on has changed."""
-        sources = [self.conditioning_low, self.conditioning_high, *self.performance.buffers()]
-        versions = [source._version for source in sources]
-        kept = self._conditioning
-        if kept is not None:
-            clip, table, kept_sources, kept_versions = kept
-            same = all(a is b for a, b in zip(sources, kept_sources, strict=True)) and versions == kept_versions
-            if same and clip == self.clip_conditioning:
-                return table
-        # in parts: posed frames of explicit vertices are large
-        frames = torch.arange(len(self.performance.motion_index), device=self.device)
-        table = torch.cat([self.condition(self.performance.at_frames(part)) for part in frames.split(64)])
-        self._conditioning = (self.clip_conditioning, table, sources, versions)
-        return table
+        """`condition` of every frame of the capture."""
+        return self._clipped(self.performance.conditioning_of_frames())
+
+    def _clipped(self, conditioning: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
+        if not self.clip_conditioning:
+            return conditioning
+        return torch.minimum(torch.maximum(conditioning, self.conditioning_low), self.conditioning_high)
 
     def canonical_state(self) -> PoseState:
         """The canonical template itself: nothing is deformed, and blendfields move nothing."""

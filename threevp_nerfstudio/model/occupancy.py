@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from threevp_nerfstudio.disk_cache import cached
 from threevp_nerfstudio.kernels.composite import vote
-from threevp_nerfstudio.kernels.march import CORE, HIDDEN, OccupancyView
+from threevp_nerfstudio.kernels.look import CORE, HIDDEN, OccupancyView
 
 MAX_SKIP = 6
 SEEN = 0.02

@@ -107,6 +107,11 @@ class Performance(nn.Module):
         """Exactly as tracked."""
         return self._rows(self.motion_index[frames], self.room[frames])
 
+    def conditioning_of_frames(self) -> Float[Tensor, "F C"]:
+        """Of every frame, without its pose."""
+        every = self._condition(self.expression, self.joint_rotations) if self.rigged else self.conditioning
+        return every[self.motion_index]
+
     def at_rows(self, rows: Int[Tensor, "B"]) -> PoseState:
         """Rows of the motion, with the light as in a frontal frame."""
         return self._rows(rows, torch.eye(3, device=rows.device).expand(len(rows), 3, 3))

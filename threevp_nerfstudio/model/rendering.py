@@ -16,7 +16,7 @@ from torch import Tensor
 
 from threevp_nerfstudio.kernels.film import Film, Part, add, pack, weigh
 from threevp_nerfstudio.kernels.hull import PosedHull
-from threevp_nerfstudio.kernels.march import MarchedSamples
+from threevp_nerfstudio.kernels.look import MarchedSamples
 from threevp_nerfstudio.kernels.surface import PosedSurface
 from threevp_nerfstudio.model.field import CanonicalSamples, ThreeVPField
 from threevp_nerfstudio.model.performance import PoseState
