@@ -11,7 +11,7 @@ from torch import nn
 from tests.tiny_training import tiny_trainer
 from threevp_nerfstudio.model import compiled
 from threevp_nerfstudio.model.compiled import CompiledNetwork
-from threevp_nerfstudio.model.encodings import mlp
+from threevp_nerfstudio.model.networks import mlp
 
 
 def eager(network: nn.Module, dynamic: bool) -> nn.Module:

@@ -34,6 +34,7 @@ def make_pipeline(capture: Path, output: Path, rank: int, world: int) -> ThreeVP
     config.datamanager.train_num_rays_per_batch = RAYS
     config.datamanager.neighbour_pixels = 0
     config.model.light_turned = 0.0
+    config.model.field_config.matrix_units = False  # rounds sums of another order to other values
     pipeline = config.setup(device="cpu", world_size=world, local_rank=rank)
     pipeline.train()
     pipeline.model.before_step(0)

@@ -24,7 +24,7 @@ from threevp_nerfstudio.data.picture_cache import to_device
 
 ARCHITECTURES = [75, 90]
 """Turing, the oldest that CUDA 13 compiles for, and Hopper."""
-MAKERS = {"hash_grid": [2, 4]}
+MAKERS = {"hash_grid": [2, 4], "hash_grid_cpu": [2, 4]}
 """Modules whose `_kernels` makes kernels for a number of features, and the numbers that our methods use."""
 
 # ---- compilation -------------------------------------------------------------------------------------------------------

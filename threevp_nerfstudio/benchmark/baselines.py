@@ -54,8 +54,8 @@ class UniformModelConfig(ThreeVPModelConfig):
 
 class UniformModel(ThreeVPModel):
     """Same template, map (our kernel for nearest triangles, which torch has no match for), networks, blendfields and
-    losses. Samples are uniform over the box, all of them go through the networks, and there is neither a bank of mapped
-    rays nor an occupancy grid."""
+    losses. Samples are uniform over the box, all of them go through the networks, in single precision, and there is neither a bank of
+    mapped rays nor an occupancy grid."""
 
     config: UniformModelConfig
 
@@ -66,6 +66,8 @@ class UniformModel(ThreeVPModel):
         self.field.grid = NerfstudioGrid(sizes.grid)
         if self.field.blendfields is not None:
             self.field.blendfields.grid = NerfstudioGrid(sizes.blendfields.grid)
+        for network in self.field.networks():  # as nerfstudio's torch networks are
+            network.matrix_units = False
         self.sampler = UniformSampler(num_samples=self.config.uniform_samples)
         self.accumulate, self.expected = AccumulationRenderer(), DepthRenderer(method="expected")
 

@@ -1,7 +1,6 @@
 """Multiresolution hash encoding (Müller et al. 2022, Instant-NGP) on Warp, with gradients for table and points.
 
-On a CPU, where a launch goes through a level's points one after the other, the first thread of a level reads the level's entries in
-order: that brings them into the core's cache several times as fast as looking them up at random would.
+The kernels here are for GPUs; `hash_grid_cpu.py` has those for CPUs.
 
 Points lie in [0, 1]^3; a level of resolution r has (r + 1)^3 corners, stored densely where they fit into the table
 and hashed where they do not. Features of all levels are concatenated, coarse first.
@@ -15,6 +14,7 @@ import warp as wp
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from threevp_nerfstudio.kernels import hash_grid_cpu
 from threevp_nerfstudio.kernels.runtime import launch, view
 
 PRIMES = (1, 2654435761, 805459861)
@@ -43,29 +43,14 @@ def axis_weight(bit: int, f: float) -> float:
 def _kernels(features: int):
     """Forward and backward kernels for `features` values per entry."""
     vec = wp.types.vector(length=features, dtype=wp.float32)
-    line = max(16 // features, 1)
-
-    @wp.func
-    def fetch(table: wp.array2d(dtype=vec), level: int) -> float:
-        """Touch each cache line of a level; the sum keeps the compiler from leaving that out."""
-        total = float(0.0)
-        for i in range(table.shape[1] // line):
-            total += table[level, i * line][0]
-        return total
 
     def forward(
         points: wp.array(dtype=wp.vec3),
         table: wp.array2d(dtype=vec),
         resolutions: wp.array(dtype=wp.int32),
-        first: int,
         out: wp.array2d(dtype=vec),
-        fetched: wp.array(dtype=float),
     ):
-        level, thread = wp.tid()
-        i = thread - first
-        if i < 0:
-            fetched[level] = fetch(table, level)
-            return
+        level, i = wp.tid()
         size = wp.uint32(table.shape[1])
         r = wp.float32(resolutions[level])
         p = points[i] * r
@@ -97,19 +82,10 @@ def _kernels(features: int):
         grad_out: wp.array2d(dtype=vec),
         moving: wp.array(dtype=wp.bool),
         want_points: int,
-        first: int,
         grad_table: wp.array2d(dtype=vec),
         grad_points: wp.array(dtype=wp.vec3),
-        fetched: wp.array(dtype=float),
     ):
-        level, thread = wp.tid()
-        i = thread - first
-        if i < 0:
-            total = fetch(grad_table, level)
-            if want_points != 0:
-                total += fetch(table, level)
-            fetched[level] = total
-            return
+        level, i = wp.tid()
         g = grad_out[i, level]
         size = wp.uint32(table.shape[1])
         r = wp.float32(resolutions[level])
@@ -157,27 +133,15 @@ def _kernels(features: int):
     )
 
 
-def _fetching(points: Tensor, table: Tensor) -> tuple[int, Tensor]:
-    """Threads per level that fetch it (one on a CPU, where there are enough points to gain by it), and room for what they read."""
-    first = int(points.device.type == "cpu" and 8 * points.shape[0] > table.shape[1])
-    return first, torch.empty(table.shape[0], device=points.device)
-
-
 class _HashEncode(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, points: Tensor, table: Tensor, resolutions: Tensor, moving: Tensor) -> Tensor:
         levels, _, features = table.shape
-        vec, kernel, _ = _kernels(features)
+        (vec, kernel, _), dim = _for_device(points, levels, features)
         points, table = points.contiguous().float(), table.contiguous()
         out = torch.empty(points.shape[0], levels, features, device=points.device)
-        first, fetched = _fetching(points, table)
-        launch(
-            kernel,
-            (levels, first + points.shape[0]),
-            [view(points, wp.vec3), view(table, vec), view(resolutions), first],
-            [view(out, vec), view(fetched)],
-            points.device,
-        )
+        inputs = [view(points, wp.vec3), view(table, vec), view(resolutions)]
+        launch(kernel, dim, inputs, [view(out, vec)], points.device)
         ctx.save_for_backward(points, table, resolutions, moving)
         return out.flatten(1)
 
@@ -185,23 +149,28 @@ class _HashEncode(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
         points, table, resolutions, moving = ctx.saved_tensors
         levels, _, features = table.shape
-        vec, _, kernel = _kernels(features)
+        (vec, _, kernel), dim = _for_device(points, levels, features)
         grad = grad.contiguous().float().view(-1, levels, features)
         grad_table = torch.zeros_like(table)
         want_points = ctx.needs_input_grad[0]
         grad_points = torch.zeros_like(points)
-        first, fetched = _fetching(points, table)
         launch(
             kernel,
-            (levels, first + points.shape[0]),
+            dim,
             [
-                view(points, wp.vec3), view(table, vec), view(resolutions), view(grad, vec), view(moving),
-                int(want_points), first,
+                view(points, wp.vec3), view(table, vec), view(resolutions), view(grad, vec), view(moving), int(want_points),
             ],
-            [view(grad_table, vec), view(grad_points, wp.vec3), view(fetched)],
+            [view(grad_table, vec), view(grad_points, wp.vec3)],
             points.device,
-        )
+        )  # fmt: skip
         return (grad_points if want_points else None), grad_table, None, None
+
+
+def _for_device(points: Tensor, levels: int, features: int):
+    """Kernels for the device of `points`, and how often to launch them: by points, on a CPU by blocks of them."""
+    if points.device.type == "cpu":
+        return hash_grid_cpu._kernels(features), (levels, -(-points.shape[0] // hash_grid_cpu.BLOCK))
+    return _kernels(features), (levels, points.shape[0])
 
 
 def hash_encode(

@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from threevp_nerfstudio.model.encodings import HashGrid, HashGridConfig, Implementation, mlp
+from threevp_nerfstudio.model.encodings import HashGrid, HashGridConfig, Implementation
+from threevp_nerfstudio.model.networks import layers, mlp
 
 
 @dataclass
@@ -87,7 +88,7 @@ class Blendfields(nn.Module):
 
     def blended(self, x: Float[Tensor, "N 3"], coefficients: Float[Tensor, "K"]) -> Float[Tensor, "N 3"]:
         """`forward` for one set of coefficients: the fields are blended in the last layer, before it meets the points."""
-        last = self.net[-1]
+        first, last = self.net[0], self.net[-1]
         weight = torch.einsum("k,kdh->dh", coefficients, last.weight.view(self.num_fields, 3, -1))
         bias = coefficients @ last.bias.view(self.num_fields, 3)
-        return self.scale * torch.nn.functional.linear(self.net[:-1](self.grid(x)), weight, bias)
+        return self.scale * layers(self.grid(x), [first.weight, first.bias, weight, bias], self.net.matrix_units)

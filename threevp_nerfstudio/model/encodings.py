@@ -98,13 +98,3 @@ def spherical_harmonics(d: Float[Tensor, "*n 3"], degree: int) -> Float[Tensor, 
     if degree > 3:
         raise ValueError(f"spherical harmonics up to degree 3 are available, {degree} was asked for")
     return torch.stack(terms, -1)
-
-
-def mlp(sizes: list[int]) -> nn.Sequential:
-    """Fully connected network with ReLU between the layers."""
-    layers: list[nn.Module] = []
-    for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
-        layers.append(nn.Linear(a, b))
-        if i < len(sizes) - 2:
-            layers.append(nn.ReLU())
-    return nn.Sequential(*layers)
