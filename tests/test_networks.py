@@ -35,7 +35,7 @@ def test_matrix_units_give_the_same_up_to_rounding(units: None, rows: int, sizes
     assert (single[0] - half[0]).norm() < 0.01 * single[0].norm()
     for a, b in zip(single, half, strict=True):
         assert b.dtype == torch.float32 and b.shape == a.shape
-        assert (a - b).norm() < 0.08 * a.norm()  # a unit that is nearly off may be on by rounding
+        assert torch.cosine_similarity(a.flatten(), b.flatten(), 0) > 0.99  # a unit that is nearly off may be on by rounding
     assert not torch.equal(single[0], half[0])  # they were used
 
 
