@@ -83,7 +83,7 @@ threevp = method(
 threevp_small = method(
     "threevp-small",
     "Animatable 360° portrait avatar, sized for a CPU: about five minutes on two cores.",
-    steps=4_600,
+    steps=6_000,
     rays=1024,
     fresh_rays=128,
     frames=1,

@@ -39,6 +39,20 @@ def test_a_state_of_something_else_is_not_used(tiny_capture: Path, tmp_path: Pat
     assert seen == [1, 2, 3]
 
 
+def test_a_full_disk_stops_no_training(tiny_capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(state: dict, path: Path) -> None:
+        path.write_bytes(b"half of it")
+        raise RuntimeError("unexpected pos 64 vs 0")
+
+    said: list[str] = []
+    monkeypatch.setattr(learning.torch, "save", full)
+    monkeypatch.setattr(learning, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(learning.CONSOLE, "print", said.append)
+    found = learn_corrections(tiny_capture, 4, tmp_path / "state.pt", device="cpu")
+    assert np.isfinite(found.body).all() and "state.pt cannot be written" in said[0]
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_asks_for_too_much_stays_as_it_was(tiny_capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(learning, "LARGEST", 0.0)
     found = learn_corrections(tiny_capture, 6, tmp_path / "state.pt", device="cpu")

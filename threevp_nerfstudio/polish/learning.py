@@ -15,6 +15,7 @@ from pickle import UnpicklingError
 
 import numpy as np
 import torch
+from nerfstudio.utils.rich_utils import CONSOLE
 
 from threevp_nerfstudio.capture.capture import Capture
 from threevp_nerfstudio.config import threevp_small
@@ -89,10 +90,16 @@ def _train(trainee: AvatarTrainee, steps: int, resume: Path, progress: Progress)
 
 
 def _save(trainee: AvatarTrainee, path: Path) -> None:
+    """What cannot be written is left: the training needs no disk, and goes on."""
     optimizers = {name: optimizer.state_dict() for name, optimizer in trainee.optimizers.items()}
     partial = path.with_suffix(".partial")
-    torch.save({"steps": trainee.steps, "model": trainee.model.state_dict(), "optimizers": optimizers}, partial)
-    partial.replace(path)
+    try:
+        torch.save({"steps": trainee.steps, "model": trainee.model.state_dict(), "optimizers": optimizers}, partial)
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:  # torch's writer raises the latter for a full disk
+        partial.unlink(missing_ok=True)
+        reason = str(error).strip().splitlines()[0]
+        CONSOLE.print(f"[bold yellow]Warning: {path} cannot be written ({reason}). Interrupted now, the polish would begin anew.")
 
 
 def _restore(trainee: AvatarTrainee, path: Path) -> None:

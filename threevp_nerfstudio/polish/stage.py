@@ -21,7 +21,9 @@ STEPS_EACH, STEPS = 5, (1000, 3000)
 
 
 def check_settings(settings: TrackSettings) -> None:
-    """Raises `FootageError`, before any work, for a training that would be too short."""
+    """Raises `FootageError`, before any work, for what would be refused after most of it."""
+    if not 0 <= settings.val_share < 0.9:
+        raise FootageError(f"--val-share {settings.val_share:g}: a share from 0 to 0.9 is expected.")
     if settings.polish and settings.polish_steps is not None and settings.polish_steps < FEWEST_STEPS:
         raise FootageError(f"--polish-steps {settings.polish_steps}: {FEWEST_STEPS} are the least, 3000 make sense; or --no-polish.")
 

@@ -37,14 +37,14 @@ from threevp_nerfstudio.tracking.posing import (
     step_pose,
 )
 from threevp_nerfstudio.tracking.shared_colours import SharedColours
-from threevp_nerfstudio.tracking.terms import DETECTOR_LAG, System, add_colours, add_landmarks, add_outline, colour_term
+from threevp_nerfstudio.tracking.terms import System, add_colours, add_landmarks, add_outline, colour_term
 from threevp_nerfstudio.tracking.visibility import Observer, View, overlap
 
 LANDMARKS_SEEN = np.radians(60.0)
 STANCE_SPREAD = {"spine": 0.1, "neck": 0.2, "head": 0.2, "arms": 0.4}
 SWAY_SPREAD = 0.01
 """Radians that neck and head move against the stance during the turn."""
-LANDMARKS_COUNT, OUTLINE_COUNT, COLOURS_COUNT = 30.0, 60.0, 150.0
+LANDMARKS_COUNT, OUTLINE_COUNT, COLOURS_COUNT = 30.0, 60.0, 40.0
 """As how many independent measurements landmarks, outline and colours of one picture count."""
 DRESSED_OUTLINE_COUNT = 15.0
 """The same of the outline once offsets carry hair and clothes: they come from outlines themselves, and their errors turn the
@@ -194,7 +194,7 @@ class TurnProblem:
             ious.append(overlap(view.covered, seen.inside, self.observer.coarseness))
             count = DRESSED_OUTLINE_COUNT if dressed and looks is not None else OUTLINE_COUNT
             outlines.append(self._outline(part, seen, rig, pose, basis, view, dressed, count))
-            landmarks.append(self._landmarks(part, seen, rig, pose, basis, looks is not None))
+            landmarks.append(self._landmarks(part, seen, rig, pose, basis))
             if looks is not None:
                 rows, term = self._colours(part, seen, rig, pose, basis, view, looks, level)
                 shared.add(rows, term, COLOURS_COUNT, _columns(k, self.head, each))
@@ -231,7 +231,7 @@ class TurnProblem:
         add_colours(part, term, COLOURS_COUNT)
         return rows, term
 
-    def _landmarks(self, part: System, seen: Evidence, rig: PosedRig, pose: Pose, basis: Array, lagging: bool) -> Array:
+    def _landmarks(self, part: System, seen: Evidence, rig: PosedRig, pose: Pose, basis: Array) -> Array:
         if seen.landmark_score < 0.3 or abs(azimuth_of(pose.T_camera_root)) > LANDMARKS_SEEN:
             return np.zeros(0)
         target = seen.landmarks[self.face.ids]
@@ -239,12 +239,7 @@ class TurnProblem:
         points = self.face.points(rig.points).take(kept)
         local = np.einsum("nk,enkc->enc", self.face.bary[kept], basis[:, self.face.corners[kept]])
         placed, J = self._jacobian(rig, points, pose, local)
-        own = System.empty(len(part.g))
-        off = add_landmarks(own, seen, placed, J, target[kept], self.face.noise[kept], LANDMARKS_COUNT)
-        if lagging:
-            own.marginalise(slice(self.head, self.head + 6), DETECTOR_LAG)
-        part.add_system(own)
-        return off
+        return add_landmarks(part, seen, placed, J, target[kept], self.face.noise[kept], LANDMARKS_COUNT)
 
     def _jacobian(self, rig: PosedRig, points: Points, pose: Pose, local: Float[Array, "K n 3"]) -> tuple[Array, Array]:
         """Placed points and their derivative by the shared parameters and this picture's own."""

@@ -11,7 +11,7 @@ from threevp_nerfstudio.body.body_model import BodyModel
 from threevp_nerfstudio.body.template import RiggedTemplate
 from threevp_nerfstudio.capture.capture import load_capture
 from threevp_nerfstudio.capture.rig_files import load_template
-from threevp_nerfstudio.errors import FootageError, TrackError
+from threevp_nerfstudio.errors import TrackError
 from threevp_nerfstudio.tracking.advice import advise
 from threevp_nerfstudio.tracking.export import export_capture
 from threevp_nerfstudio.tracking.fit import FitOptions, fit_template
@@ -101,8 +101,6 @@ def capture_stage(job: Job) -> None:
     """The capture folder; read back through the strict reader."""
     footage, _ = load_footage(job.workspace, settled=True)
     fitted, found = load_fitted(job.workspace), load_track(job.workspace)
-    if not 0 <= job.settings.val_share < 0.9:
-        raise FootageError(f"--val-share {job.settings.val_share:g}: a share from 0 to 0.9 is expected.")
     if len(found) != len(footage):
         raise TrackError(f"the track has {len(found)} rows, the footage {len(footage)} pictures; run again with --from tracking.")
     export_capture(footage, fitted, found, job.workspace.output, job.settings.val_share, first_time(job.workspace), job.progress)

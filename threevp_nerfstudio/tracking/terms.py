@@ -50,12 +50,6 @@ class System:
             self.H += scaled.T @ J
             self.g -= scaled.T @ residual
 
-    def add_system(self, other: System) -> None:
-        """The sum of both."""
-        self.H += other.H
-        self.g += other.g
-        self.cost += other.cost
-
     def marginalise(self, which: slice, spread: Float[Array, "n"]) -> None:
         """Let the residuals carry an unknown common error along some of the parameters, of the given spread."""
         M = self.H[which, which] + np.diag(1.0 / spread**2)
