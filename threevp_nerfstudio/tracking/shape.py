@@ -45,10 +45,11 @@ STANCE_SPREAD = {"spine": 0.1, "neck": 0.2, "head": 0.2, "arms": 0.4}
 SWAY_SPREAD = 0.01
 """Radians that neck and head move against the stance during the turn."""
 LANDMARKS_COUNT, OUTLINE_COUNT, COLOURS_COUNT = 30.0, 60.0, 40.0
-"""As how many independent measurements landmarks, outline and colours of one picture count."""
-DRESSED_OUTLINE_COUNT = 15.0
-"""The same of the outline once offsets carry hair and clothes: they come from outlines themselves, and their errors turn the
-head (by 1 to 2 degrees at the back), which colours alone would not."""
+"""As how many independent measurements landmarks, outline and colours of one picture count. Colours say little as long as those of hair
+and clothes are compared on a body centimetres inside them."""
+DRESSED_OUTLINE_COUNT, DRESSED_COLOURS_COUNT = 15.0, 150.0
+"""The same once offsets carry hair and clothes: these come from outlines themselves, whose errors turn the head (by 1 to 2 degrees
+at the back), which colours alone would not."""
 LOPSIDED = 0.08
 """How far a shape parameter usually differs between the two sides of a face."""
 TURN_SPREAD, TURN_UNEVEN = np.radians(2.0), 0.4
@@ -196,8 +197,9 @@ class TurnProblem:
             outlines.append(self._outline(part, seen, rig, pose, basis, view, dressed, count))
             landmarks.append(self._landmarks(part, seen, rig, pose, basis))
             if looks is not None:
-                rows, term = self._colours(part, seen, rig, pose, basis, view, looks, level)
-                shared.add(rows, term, COLOURS_COUNT, _columns(k, self.head, each))
+                count = DRESSED_COLOURS_COUNT if dressed else COLOURS_COUNT
+                rows, term = self._colours(part, seen, rig, pose, basis, view, looks, level, count)
+                shared.add(rows, term, count, _columns(k, self.head, each))
                 colours.append(np.abs(term.residual).mean(1))
             _scatter(system, part, _columns(k, self.head, each))
         if np.mean(np.array(ious) > 0) < 0.5:
@@ -222,13 +224,13 @@ class TurnProblem:
             weight = np.where(inside, weight, np.maximum(weight, 0.6))
         return np.abs(add_outline(part, seen, placed, J, weight, count))
 
-    def _colours(self, part, seen, rig, pose, basis, view: View, looks: Appearance, level: int):
+    def _colours(self, part, seen, rig, pose, basis, view: View, looks: Appearance, level: int, count: float):
         usable = view.visible & (looks.trust > 0.3) & (view.facing > 0.2)
         rows = self.sample[usable[self.sample]]
         placed, J = self._jacobian(rig, rig.points.take(rows), pose, basis[:, rows])
         weight = self.importance[rows] * view.facing[rows] * looks.trust[rows]
         term = colour_term(seen, level, placed, J, looks.predicted(level, rows, view.normals[rows]), weight / weight.mean())
-        add_colours(part, term, COLOURS_COUNT)
+        add_colours(part, term, count)
         return rows, term
 
     def _landmarks(self, part: System, seen: Evidence, rig: PosedRig, pose: Pose, basis: Array) -> Array:
