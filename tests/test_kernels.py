@@ -10,6 +10,7 @@ from tests.shapes import sphere
 from threevp_nerfstudio.body.mesh import vertex_normals
 from threevp_nerfstudio.geometry.own_space import medial_radius
 from threevp_nerfstudio.geometry.surface_frames import to_canonical_torch, vertex_maps_torch, vertex_triangles
+from threevp_nerfstudio.kernels import hash_grid
 from threevp_nerfstudio.kernels.hash_grid import hash_encode, hash_encode_torch
 from threevp_nerfstudio.kernels.hull import posed_hull
 from threevp_nerfstudio.kernels.look import CORE, HIDDEN, MarchSettings, OccupancyView
@@ -30,9 +31,13 @@ DEVICES = [
 # ---- hash grid -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kernels", ["of the device", "of a GPU"])
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("features", [1, 2, 4])
-def test_hash_grid_agrees_with_its_twin(features: int, device: str):
+def test_hash_grid_agrees_with_its_twin(features: int, device: str, kernels: str, monkeypatch: pytest.MonkeyPatch):
+    if kernels == "of a GPU":  # a CPU can run them, too, if slowly
+        of_gpu = (hash_grid._kernels(features), (5, 300))
+        monkeypatch.setattr(hash_grid, "_for_device", lambda points, levels, features: of_gpu)
     torch.manual_seed(features)
     table = torch.randn(5, 2**10, features, device=device, requires_grad=True)
     resolutions = torch.tensor([4, 9, 16, 61, 1024], dtype=torch.int32, device=device)  # dense and hashed levels

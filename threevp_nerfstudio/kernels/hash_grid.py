@@ -15,9 +15,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from threevp_nerfstudio.kernels import hash_grid_cpu
+from threevp_nerfstudio.kernels.hash_grid_cpu import PRIMES
 from threevp_nerfstudio.kernels.runtime import launch, view
 
-PRIMES = (1, 2654435761, 805459861)
 PRIME_Y = wp.constant(wp.uint32(PRIMES[1]))
 PRIME_Z = wp.constant(wp.uint32(PRIMES[2]))
 

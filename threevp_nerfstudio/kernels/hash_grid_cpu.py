@@ -12,6 +12,8 @@ import warp as wp
 
 BLOCK = 64
 """Points that are worked on together."""
+PRIMES = (1, 2654435761, 805459861)
+"""Of the hash, by axis."""
 
 PLACES = """
     const int count = wp::min(BLOCK, points.shape[0] - block * BLOCK);
@@ -19,8 +21,8 @@ PLACES = """
     const unsigned size = (unsigned)table.shape[1];
     const unsigned long long stride = (unsigned long long)r + 1;
     const bool dense = stride * stride * stride <= size;
-    const unsigned by_y = dense ? (unsigned)stride : 2654435761u;
-    const unsigned by_z = dense ? (unsigned)(stride * stride) : 805459861u;
+    const unsigned by_y = dense ? (unsigned)stride : PRIME_Yu;
+    const unsigned by_z = dense ? (unsigned)(stride * stride) : PRIME_Zu;
     const float* entries = (const float*)table.data + (size_t)level * size * F;
     const float* place = (const float*)points.data + (size_t)block * BLOCK * 3;
     unsigned ix[BLOCK], iy[BLOCK], iz[BLOCK];
@@ -125,7 +127,8 @@ def _kernels(features: int):
         sizes = f"\n    constexpr int F = {features}, BLOCK = {BLOCK};"
         for what in ("entries", "grad_entries"):
             code = code.replace(f"{{FETCH {what}}}", FETCH.replace("WHAT", what))
-        return sizes + PLACES + code.replace("{CORNER", "{" + CORNER).replace("{AT", "{" + AT)
+        places = PLACES.replace("PRIME_Y", str(PRIMES[1])).replace("PRIME_Z", str(PRIMES[2]))
+        return sizes + places + code.replace("{CORNER", "{" + CORNER).replace("{AT", "{" + AT)
 
     @wp.func_native(native(FORWARD))
     def encode(

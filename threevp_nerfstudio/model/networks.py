@@ -1,8 +1,9 @@
 """Small fully connected networks, in bfloat16 on CPUs that multiply matrices of it in hardware (AMX).
 
-Half of a training step on a CPU was these networks' matrix products and the activations that they move through memory. With matrix
+A third of a training step on a CPU was these networks' matrix products and the activations that they move through memory. With matrix
 units, activations are bfloat16 from the first layer to the last, also those kept for the way back, and nothing is cast in between,
-as autocast would. Weights, their gradients and sums within a product stay in single precision, and so does what goes in and comes out.
+as autocast would. Parameters, what goes in and what comes out are single precision; products, gradients among them, are summed in it and
+then rounded.
 """
 
 from __future__ import annotations

@@ -197,9 +197,9 @@ class TurnProblem:
             outlines.append(self._outline(part, seen, rig, pose, basis, view, dressed, count))
             landmarks.append(self._landmarks(part, seen, rig, pose, basis))
             if looks is not None:
-                count = DRESSED_COLOURS_COUNT if dressed else COLOURS_COUNT
-                rows, term = self._colours(part, seen, rig, pose, basis, view, looks, level, count)
-                shared.add(rows, term, count, _columns(k, self.head, each))
+                colours_count = DRESSED_COLOURS_COUNT if dressed else COLOURS_COUNT
+                rows, term = self._colours(part, seen, rig, pose, basis, view, looks, level, colours_count)
+                shared.add(rows, term, colours_count, _columns(k, self.head, each))
                 colours.append(np.abs(term.residual).mean(1))
             _scatter(system, part, _columns(k, self.head, each))
         if np.mean(np.array(ious) > 0) < 0.5:
