@@ -18,7 +18,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from threevp_nerfstudio.kernels.runtime import launch, view
-from threevp_nerfstudio.kernels.surface import PosedSurface, canonical_point
+from threevp_nerfstudio.kernels.surface import PosedSurface, SurfaceView, canonical_point
 
 FARTHEST = 6
 PARTS = wp.constant(3)
@@ -103,11 +103,7 @@ def filled_near(p: wp.vec3, skip: wp.array3d(dtype=wp.uint8), grid_origin: wp.ve
 def _map_cells(
     lower: wp.vec3,
     hull_cell: float,
-    meshes: wp.array(dtype=wp.uint64),
-    faces: wp.array(dtype=wp.int32),
-    canonical: wp.array(dtype=wp.vec3),
-    maps: wp.array2d(dtype=wp.mat33),
-    own_space: wp.array(dtype=float),
+    surface: SurfaceView,
     reach: float,
     position: wp.array3d(dtype=wp.vec3),
     M: wp.array3d(dtype=wp.mat33),
@@ -115,7 +111,7 @@ def _map_cells(
 ):
     x, y, z = wp.tid()
     centre = lower + hull_cell * wp.vec3(float(x) + 0.5, float(y) + 0.5, float(z) + 0.5)
-    hit = canonical_point(centre, meshes[0], 0, faces, canonical, maps, own_space, reach + 0.866 * hull_cell)
+    hit = canonical_point(centre, surface, 0, reach + 0.866 * hull_cell)
     distance[x, y, z] = wp.inf
     if hit.found == 1:
         distance[x, y, z] = hit.distance
@@ -205,9 +201,7 @@ def posed_hull(
     distance = torch.empty(dims, device=device)
     parts = torch.zeros(dims, dtype=torch.int32, device=device)
     mapped = [view(position, wp.vec3), view(M, wp.mat33), view(distance)]
-    mesh = [surface.mesh_ids, view(surface.flat_faces), view(surface.canonical, wp.vec3), view(surface.maps, wp.mat33)]
-    mesh.append(view(surface.own_space))
-    launch(_map_cells, dims, [wp.vec3(*lower), float(cell), *mesh, float(reach)], mapped, device)
+    launch(_map_cells, dims, [wp.vec3(*lower), float(cell), surface.view, float(reach)], mapped, device)
     grid = [view(skip, wp.uint8), wp.vec3(*grid_origin), float(grid_cell)]
     launch(_look_up, dims, [*mapped, float(cell), *grid], [view(parts)], device)
     seen = parts != 0

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from threevp_nerfstudio.kernels.hull import BROKEN, PARTS, PosedHull, filled_near
 from threevp_nerfstudio.kernels.runtime import view
-from threevp_nerfstudio.kernels.surface import CanonicalPoint, PosedSurface, canonical_point
+from threevp_nerfstudio.kernels.surface import CanonicalPoint, PosedSurface, SurfaceView, canonical_point
 
 SEARCH = wp.constant(3.0)
 """How far off the nearest triangle is looked for, in half-widths of the shell: where there is none, rays jump."""
@@ -184,13 +184,8 @@ class Look:
 @wp.func
 def look(
     p: wp.vec3,
-    mesh: wp.uint64,
+    surface: SurfaceView,
     slot: int,
-    faces: wp.array(dtype=wp.int32),
-    canonical: wp.array(dtype=wp.vec3),
-    maps: wp.array2d(dtype=wp.mat33),
-    own_space: wp.array(dtype=float),
-    thin: wp.array(dtype=wp.uint8),
     skip: wp.array3d(dtype=wp.uint8),
     grid_origin: wp.vec3,
     cell: float,
@@ -202,13 +197,13 @@ def look(
     it is known that there is one nearer."""
     out = Look()
     out.state = int(NOTHING)
-    hit = canonical_point(p, mesh, slot, faces, canonical, maps, own_space, bound)
+    hit = canonical_point(p, surface, slot, bound)
     if hit.found == 0:
         out.advance = search - reach
     elif hit.distance > reach:
         out.advance = hit.distance - reach
     else:
-        out.thin = int(thin[hit.face])
+        out.thin = int(surface.thin[hit.face])
         if not (hit.distance > hit.own):  # `own` may be NaN. Else on by a step: farther on, another part may be nearest
             g = (hit.position - grid_origin) / cell
             x = int(wp.floor(g[0]))
@@ -247,8 +242,7 @@ class Arguments:
     """Origins, directions, slots."""
     box: list[Any]
     """Corners of each slot's box."""
-    mesh: list[Any]
-    thin: Any
+    surface: SurfaceView
     grid: list[Any]
     """Of the canonical occupancy: `skip`, origin, cell."""
 
@@ -265,14 +259,7 @@ class Arguments:
         return Arguments(
             rays=[view(origins.contiguous().float(), wp.vec3), view(directions, wp.vec3), view(slots)],
             box=[view(surface.lower - reach, wp.vec3), view(surface.upper + reach, wp.vec3)],
-            mesh=[
-                surface.mesh_ids,
-                view(surface.flat_faces),
-                view(surface.canonical, wp.vec3),
-                view(surface.maps, wp.mat33),
-                view(surface.own_space),
-            ],
-            thin=view(surface.thin, wp.uint8),
+            surface=surface.view,
             grid=[view(occupancy.skip, wp.uint8), wp.vec3(*occupancy.origin), float(occupancy.cell)],
         )
 

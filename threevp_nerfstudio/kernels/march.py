@@ -39,7 +39,7 @@ from threevp_nerfstudio.kernels.look import (
 )
 from threevp_nerfstudio.kernels.march_wide import march_all_at_once, march_in_stretches
 from threevp_nerfstudio.kernels.runtime import launch, view
-from threevp_nerfstudio.kernels.surface import PosedSurface
+from threevp_nerfstudio.kernels.surface import PosedSurface, SurfaceView
 
 MAX_PASSES = wp.constant(4)
 
@@ -51,12 +51,7 @@ def _march(
     slots: wp.array(dtype=wp.int32),
     lower: wp.array(dtype=wp.vec3),
     upper: wp.array(dtype=wp.vec3),
-    meshes: wp.array(dtype=wp.uint64),
-    faces: wp.array(dtype=wp.int32),
-    canonical: wp.array(dtype=wp.vec3),
-    maps: wp.array2d(dtype=wp.mat33),
-    own_space: wp.array(dtype=float),
-    thin: wp.array(dtype=wp.uint8),
+    surface: SurfaceView,
     skip: wp.array3d(dtype=wp.uint8),
     grid_origin: wp.vec3,
     cell: float,
@@ -121,7 +116,7 @@ def _march(
             elif hull_cell > 0.0:
                 bound = wp.min(search, farthest_in_hull(p, hull_distance, hull_lower, hull_cell))
             seen = look(
-                p, meshes[slot], slot, faces, canonical, maps, own_space, thin, skip, grid_origin, cell, reach, search, bound
+                p, surface, slot, skip, grid_origin, cell, reach, search, bound
             )
             if seen.hit.found == 1:
                 near = seen.hit.nearest
@@ -191,7 +186,7 @@ def march(
     launch(
         _march,
         R,
-        [*a.rays, *a.box, *a.mesh, a.thin, *a.grid, *cells, *walk, view(begin)],
+        [*a.rays, *a.box, a.surface, *a.grid, *cells, *walk, view(begin)],
         [view(out.t), view(out.width), view(out.position, wp.vec3), view(out.M, wp.mat33), view(out.count), view(out.next)],
         device,
     )

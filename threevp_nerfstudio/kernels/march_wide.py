@@ -30,7 +30,7 @@ from threevp_nerfstudio.kernels.look import (
     place_in_step,
 )
 from threevp_nerfstudio.kernels.runtime import launch, view
-from threevp_nerfstudio.kernels.surface import canonical_point
+from threevp_nerfstudio.kernels.surface import SurfaceView, canonical_point
 
 STRETCH = wp.constant(16)
 """Lattice points (quarters of a step) that one thread walks where rays are walked in stretches: as few as pay, for threads that take
@@ -53,12 +53,7 @@ def _probe(
     slots: wp.array(dtype=wp.int32),
     lower: wp.array(dtype=wp.vec3),
     upper: wp.array(dtype=wp.vec3),
-    meshes: wp.array(dtype=wp.uint64),
-    faces: wp.array(dtype=wp.int32),
-    canonical: wp.array(dtype=wp.vec3),
-    maps: wp.array2d(dtype=wp.mat33),
-    own_space: wp.array(dtype=float),
-    thin: wp.array(dtype=wp.uint8),
+    surface: SurfaceView,
     skip: wp.array3d(dtype=wp.uint8),
     grid_origin: wp.vec3,
     cell: float,
@@ -97,7 +92,7 @@ def _probe(
         if known:
             bound = wp.min(search, wp.length(p - near) + 1.0e-5)
         seen = look(
-            p, meshes[slot], slot, faces, canonical, maps, own_space, thin, skip, grid_origin, cell, reach, search, bound
+            p, surface, slot, skip, grid_origin, cell, reach, search, bound
         )
         if seen.hit.found == 1:
             near = seen.hit.nearest
@@ -204,11 +199,7 @@ def _map_samples(
     origins: wp.array(dtype=wp.vec3),
     directions: wp.array(dtype=wp.vec3),
     slots: wp.array(dtype=wp.int32),
-    meshes: wp.array(dtype=wp.uint64),
-    faces: wp.array(dtype=wp.int32),
-    canonical: wp.array(dtype=wp.vec3),
-    maps: wp.array2d(dtype=wp.mat33),
-    own_space: wp.array(dtype=float),
+    surface: SurfaceView,
     reach: float,
     t: wp.array2d(dtype=float),
     count: wp.array(dtype=wp.int32),
@@ -219,7 +210,7 @@ def _map_samples(
     if i < count[r]:
         slot = slots[r]
         p = origins[r] + t[r, i] * directions[r]
-        hit = canonical_point(p, meshes[slot], slot, faces, canonical, maps, own_space, 1.01 * reach)
+        hit = canonical_point(p, surface, slot, 1.01 * reach)
         out_position[r, i] = hit.position
         out_M[r, i] = hit.M
 
@@ -242,10 +233,10 @@ def march_in_stretches(
     a, t, width, count = arguments, view(out.t), view(out.width), view(out.count)
     step, reach = float(settings.step), float(settings.reach)
     walk = [step, reach, int(settings.stop_at_hidden), int(seed)]
-    launch(_probe, (stretches, rays), [*a.rays, *a.box, *a.mesh, a.thin, *a.grid, *walk], [*short, view(end)], device)
+    launch(_probe, (stretches, rays), [*a.rays, *a.box, a.surface, *a.grid, *walk], [*short, view(end)], device)
     launch(_join, rays, [*a.rays, *a.box, step, int(seed), *long, view(end)], [t, width, count], device)
     mapped = [view(out.position, wp.vec3), view(out.M, wp.mat33)]
-    launch(_map_samples, (rays, settings.max_samples), [*a.rays, *a.mesh, reach, t, count], mapped, device)
+    launch(_map_samples, (rays, settings.max_samples), [*a.rays, a.surface, reach, t, count], mapped, device)
     return out
 
 
@@ -312,12 +303,7 @@ def _look_at(
     slots: wp.array(dtype=wp.int32),
     lower: wp.array(dtype=wp.vec3),
     upper: wp.array(dtype=wp.vec3),
-    meshes: wp.array(dtype=wp.uint64),
-    faces: wp.array(dtype=wp.int32),
-    canonical: wp.array(dtype=wp.vec3),
-    maps: wp.array2d(dtype=wp.mat33),
-    own_space: wp.array(dtype=float),
-    thin: wp.array(dtype=wp.uint8),
+    surface: SurfaceView,
     skip: wp.array3d(dtype=wp.uint8),
     grid_origin: wp.vec3,
     cell: float,
@@ -355,7 +341,7 @@ def _look_at(
         p = o + t * d
         bound = wp.min(search, farthest_in_hull(p, hull_distance, hull_lower, hull_cell))
         seen = look(
-            p, meshes[slot], slot, faces, canonical, maps, own_space, thin, skip, grid_origin, cell, reach, search, bound
+            p, surface, slot, skip, grid_origin, cell, reach, search, bound
         )
         if at == 0 and seen.thin == 1:
             looks = 1 + QUARTERS
@@ -413,7 +399,7 @@ def march_all_at_once(
     samples = [view(out.t), view(out.width), view(out.position, wp.vec3), view(out.M, wp.mat33)]
     begin = view(start.int().contiguous())
     launch(_list, rays, [*a.rays, *a.box, *a.grid, *cells, step, begin], [*known[:2], next, known[2]], device)
-    looked = [*a.rays, *a.box, *a.mesh, a.thin, *a.grid, *cells[4:], step, float(settings.reach), *known]
+    looked = [*a.rays, *a.box, a.surface, *a.grid, *cells[4:], step, float(settings.reach), *known]
     launch(_look_at, (rays, settings.max_samples), looked, samples, device)
     launch(_close_up, rays, known[1:], [*samples, view(out.count), next], device)
     return out

@@ -1,5 +1,5 @@
-"""Nearest triangle and posed-to-canonical map on Warp; the mathematics and the torch twins are in
-`geometry.surface_frames`."""
+"""Nearest triangle (on a CPU by `triangle_blocks.py`) and posed-to-canonical map on Warp; the mathematics and the torch twins
+are in `geometry.surface_frames`."""
 
 import numpy as np
 import torch
@@ -9,11 +9,33 @@ from torch import Tensor
 
 from threevp_nerfstudio.geometry.surface_frames import MAX_OFFSET_GROWTH, MAX_STRETCH
 from threevp_nerfstudio.kernels.runtime import array, initialise, launch, torch_stream
+from threevp_nerfstudio.kernels.triangle_blocks import (
+    BlocksView,
+    TriangleBlocks,
+    nearest_in_blocks,
+    no_blocks,
+    weights_of_nearest,
+)
 
 STRETCH_LIMIT = wp.constant(MAX_STRETCH * 3.0**0.5)
 CUDA_BVH = {"bvh_constructor": "sah", "bvh_leaf_size": 2}
 """Built once and refitted from then on, so a good tree pays: with Warp's defaults nearest triangles took a third longer on a GPU."""
 OFFSET_LIMIT = wp.constant(MAX_OFFSET_GROWTH)
+
+
+@wp.struct
+class SurfaceView:
+    """What kernels read of a `PosedSurface`."""
+
+    meshes: wp.array(dtype=wp.uint64)
+    """Warp's tree of each slot; none where there are blocks."""
+    blocks: BlocksView
+    posed: wp.array2d(dtype=wp.vec3)
+    faces: wp.array(dtype=wp.int32)
+    canonical: wp.array(dtype=wp.vec3)
+    maps: wp.array2d(dtype=wp.mat33)
+    own_space: wp.array(dtype=float)
+    thin: wp.array(dtype=wp.uint8)
 
 
 @wp.struct
@@ -32,40 +54,46 @@ class CanonicalPoint:
 
 
 @wp.func
-def canonical_point(
-    x: wp.vec3,
-    mesh: wp.uint64,
-    slot: int,
-    faces: wp.array(dtype=wp.int32),
-    canonical: wp.array(dtype=wp.vec3),
-    maps: wp.array2d(dtype=wp.mat33),
-    own_space: wp.array(dtype=float),
-    max_distance: float,
-) -> CanonicalPoint:
+def canonical_point(x: wp.vec3, surface: SurfaceView, slot: int, max_distance: float) -> CanonicalPoint:
     out = CanonicalPoint()
-    query = wp.mesh_query_point_no_sign(mesh, x, max_distance)
-    if query.result:
-        i = faces[query.face * 3]
-        j = faces[query.face * 3 + 1]
-        k = faces[query.face * 3 + 2]
-        u = query.u
-        v = query.v
+    face = int(-1)
+    u = float(0.0)
+    v = float(0.0)
+    if surface.blocks.face_of.shape[0] > 0:
+        face = nearest_in_blocks(x, slot, max_distance, surface.blocks)
+    else:
+        query = wp.mesh_query_point_no_sign(surface.meshes[slot], x, max_distance)
+        if query.result:
+            face = query.face
+            u = query.u
+            v = query.v
+    if face >= 0:
+        i = surface.faces[face * 3]
+        j = surface.faces[face * 3 + 1]
+        k = surface.faces[face * 3 + 2]
+        a = surface.posed[slot, i]
+        b = surface.posed[slot, j]
+        c = surface.posed[slot, k]
+        if surface.blocks.face_of.shape[0] > 0:
+            weights = weights_of_nearest(a, b, c, x)
+            u = weights[0]
+            v = weights[1]
         w = 1.0 - u - v
-        out.nearest = wp.mesh_eval_position(mesh, query.face, u, v)
+        out.nearest = u * a + v * b + w * c
         offset = x - out.nearest
-        M = u * maps[slot, i] + v * maps[slot, j] + w * maps[slot, k]
+        M = u * surface.maps[slot, i] + v * surface.maps[slot, j] + w * surface.maps[slot, k]
         moved = M * offset
         distance = wp.length(offset)
         growth = wp.length(moved) / wp.max(distance, 1.0e-12)
         if growth > OFFSET_LIMIT:
             moved = moved * (OFFSET_LIMIT / growth)
         out.found = 1
-        out.face = query.face
+        out.face = face
         out.distance = distance
-        out.position = u * canonical[i] + v * canonical[j] + w * canonical[k] + moved
+        out.position = u * surface.canonical[i] + v * surface.canonical[j] + w * surface.canonical[k] + moved
         out.M = M
-        out.own = u * own_space[i] + v * own_space[j] + w * own_space[k]
-        if wp.dot(offset, wp.mesh_eval_face_normal(mesh, query.face)) < 0.0:
+        out.own = u * surface.own_space[i] + v * surface.own_space[j] + w * surface.own_space[k]
+        if wp.dot(offset, wp.cross(b - a, c - a)) < 0.0:
             out.own = wp.inf  # inside
     return out
 
@@ -115,19 +143,14 @@ def _vertex_maps(
 def _to_canonical(
     points: wp.array(dtype=wp.vec3),
     slots: wp.array(dtype=wp.int32),
-    meshes: wp.array(dtype=wp.uint64),
-    faces: wp.array(dtype=wp.int32),
-    canonical: wp.array(dtype=wp.vec3),
-    maps: wp.array2d(dtype=wp.mat33),
-    own_space: wp.array(dtype=float),
+    surface: SurfaceView,
     max_distance: float,
     out_points: wp.array(dtype=wp.vec3),
     out_M: wp.array(dtype=wp.mat33),
     out_distance: wp.array(dtype=float),
 ):
     i = wp.tid()
-    slot = slots[i]
-    hit = canonical_point(points[i], meshes[slot], slot, faces, canonical, maps, own_space, max_distance)
+    hit = canonical_point(points[i], surface, slots[i], max_distance)
     out_distance[i] = wp.inf
     if hit.found == 1:
         out_points[i] = hit.position
@@ -161,7 +184,7 @@ def vertex_maps(
 
 
 class PosedSurface:
-    """The template's surface in one or more poses ("slots"), each with a BVH that is refitted when the pose changes.
+    """The template's surface in one or more poses ("slots"), each with a tree that is refitted when the pose changes.
 
     Holds scratch memory only: everything here follows from the rig and the pose, and is made anew on another device.
 
@@ -195,23 +218,33 @@ class PosedSurface:
         """Corners of each slot's box, (S, 3)."""
         self.maps = torch.zeros(num_slots, V, 3, 3, device=self.device)
         self._indices = array(self.flat_faces, wp.int32)
-        self._points = [array(self.posed[s], wp.vec3) for s in range(num_slots)]
-        bvh = CUDA_BVH if self.device.type == "cuda" else {}
+        self.num_slots = num_slots
+        self._blocks = TriangleBlocks(self.canonical, self.faces, num_slots) if TriangleBlocks.suits(self.faces) else None
+        if self._blocks is not None:
+            self._blocks.measure(self.posed, self._indices, num_slots)
+        self._meshes: list[wp.Mesh] = []
         with torch_stream(self.device):  # Warp's own stream would not wait for the vertices
-            self.meshes = [wp.Mesh(points=p, indices=self._indices, **bvh) for p in self._points]
-            self.mesh_ids = wp.array([m.id for m in self.meshes], dtype=wp.uint64, device=self._points[0].device)
-
-    @property
-    def num_slots(self) -> int:
-        return len(self.meshes)
+            if self._blocks is None:
+                bvh = CUDA_BVH if self.device.type == "cuda" else {}
+                points = [array(posed, wp.vec3) for posed in self.posed]
+                self._meshes = [wp.Mesh(points=p, indices=self._indices, **bvh) for p in points]
+            ids = wp.array([m.id for m in self._meshes], dtype=wp.uint64, device=self._indices.device)
+        self.view = SurfaceView()
+        self.view.meshes = ids
+        self.view.blocks = no_blocks(self.device) if self._blocks is None else self._blocks.view
+        self.view.posed, self.view.faces = array(self.posed, wp.vec3), self._indices
+        self.view.canonical, self.view.maps = array(self.canonical, wp.vec3), array(self.maps, wp.mat33)
+        self.view.own_space, self.view.thin = array(self.own_space), array(self.thin)
 
     def update(self, posed: Float[Tensor, "S V 3"]) -> None:
-        """Pose the first `S` slots: copy vertices, refit their BVHs, recompute the vertex maps."""
+        """Pose the first `S` slots: copy vertices, refit their trees, recompute the vertex maps."""
         count = posed.shape[0]
         self.posed[:count] = posed.detach()
         self.lower, self.upper = self.posed.amin(1), self.posed.amax(1)
+        if self._blocks is not None:
+            self._blocks.measure(self.posed, self._indices, count)
         with torch_stream(self.device):
-            for mesh in self.meshes[:count]:
+            for mesh in self._meshes[:count]:
                 mesh.refit()
         launch(
             _vertex_maps,
@@ -241,11 +274,7 @@ class PosedSurface:
             [
                 array(points.contiguous().float(), wp.vec3),
                 array(slots.int().contiguous()),
-                self.mesh_ids,
-                self._indices,
-                array(self.canonical, wp.vec3),
-                array(self.maps, wp.mat33),
-                array(self.own_space),
+                self.view,
                 float(max_distance),
             ],
             [array(out, wp.vec3), array(M, wp.mat33), array(distance)],
