@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from threevp_nerfstudio.tracking.depth import motion_across, smoothed_depth
+from threevp_nerfstudio.tracking.depth import motion_across, smoothed_depth, steadied
+from threevp_nerfstudio.tracking.turn import FRONTAL, rotation_about_z
 
 
 def smooth_noise(n: int, lasts: float, rate: float, seed: int) -> np.ndarray:
@@ -61,3 +62,45 @@ def test_the_time_scale_is_that_of_the_motion(lasts: float):
     true[:, 2] = 0
     size, found = motion_across(times, true)
     assert size == pytest.approx(0.01, rel=0.3) and found == pytest.approx(lasts, rel=0.3)
+
+
+def sitting(span: float, n: int = 120) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Root poses of a turn and then a performance, true heads, and which pictures are the turn's. The root is at the head."""
+    angle = np.concatenate([np.linspace(0, span, n), np.zeros(n)])
+    R = FRONTAL @ rotation_about_z(angle)
+    heads = np.array([0.02, -0.1, 1.7]) + R @ np.array([0.01, -0.03, 0.0])
+    heads[n:] += 0.01 * np.stack([smooth_noise(n, 0.8, 30, k) for k in range(3)], -1)
+    T = np.tile(np.eye(4), (2 * n, 1, 1))
+    T[:, :3, :3] = R
+    return T, heads, np.arange(2 * n) < n
+
+
+def test_a_turning_head_is_put_back_on_its_circle():
+    T, true, static = sitting(2 * np.pi)
+    wrong = true * (1 + 0.003 * np.sin(np.linspace(0, 20, len(true))))[:, None]
+    T[:, :3, 3] = wrong
+    found = np.arange(len(T)) != 50
+    moved = steadied(T, wrong, np.arange(len(T)) / 30, static, found, None)[:, :3, 3]
+    off, before = (np.abs(np.linalg.norm(x[static & found], axis=1) - np.linalg.norm(true[static & found], axis=1)) for x in (moved, wrong))
+    assert before.max() > 0.005 and off.max() < 0.0015
+    assert (moved[50] == wrong[50]).all()  # a lost picture
+    # only along the lines of sight
+    across = np.cross(moved, wrong) / np.linalg.norm(wrong, axis=1)[:, None]
+    assert np.abs(across).max() < 1e-9
+
+
+@pytest.mark.parametrize("span", [0.0, 0.9])
+def test_a_short_turn_keeps_its_depths(span: float):
+    T, heads, static = sitting(span)
+    T[:, :3, 3] = heads
+    moved = steadied(T, heads, np.arange(len(T)) / 30, static, np.ones(len(T), bool), None)
+    assert (moved[static] == T[static]).all()
+    assert np.isfinite(moved).all()
+
+
+def test_footage_without_a_turn_or_without_a_performance():
+    T, heads, static = sitting(2 * np.pi)
+    T[:, :3, 3] = heads
+    for part in (np.zeros_like(static), np.ones_like(static)):
+        moved = steadied(T, heads, np.arange(len(T)) / 30, part, np.ones(len(T), bool), None)
+        assert np.isfinite(moved).all() and moved.shape == T.shape

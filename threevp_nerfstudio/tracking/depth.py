@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray as Array
 
+from threevp_nerfstudio.tracking.seat import Seat, find_seat
+
 SIZE_NOISE = 0.003
 """Standard deviation of a picture's size, of 1, which is wrong ..."""
 SIZE_LASTS = 0.2
@@ -24,6 +26,36 @@ SHORTEST, LONGEST = 0.1, 2.0
 """Bounds of the motion's time scale, seconds."""
 WINDOW, OVERLAP = 900, 150
 """Pictures that are smoothed at once, and how many at its ends are left to the next."""
+
+
+def steadied(
+    T_camera_root: Float[Array, "N 4 4"],
+    heads: Float[Array, "N 3"],
+    times: Float[Array, "N"],
+    static: Bool[Array, "N"],
+    found: Bool[Array, "N"],
+    seat: Seat | None,
+) -> Float[Array, "N 4 4"]:
+    """Poses moved along the line of sight of their heads, to smoothed depths.
+
+    In the turn, heads are expected on the circle on which they are seen across the line of sight (a turn too short for that stays as
+    it is). In the performance they are about where `seat`, of the pictures that the template was fitted to, has them.
+
+    Args:
+        heads: in the camera, metres.
+        static: pictures of the turn.
+        found: pictures that are not lost.
+    """
+    T, turn = T_camera_root.copy(), static & found
+    circle = find_seat(T[turn, :3, :3], heads[turn]) if turn.any() else None
+    for part, place in ((static, circle), (~static, seat)):
+        if not part.any() or (place is None and part is static):
+            continue
+        here = heads[part]
+        expected = place.head(T[part, :3, :3]) if place is not None else np.broadcast_to(here.mean(0), here.shape)
+        depth = smoothed_depth(times[part], here, expected, found[part])
+        T[part, :3, 3] += here * (depth / np.linalg.norm(here, axis=1) - 1.0)[:, None]
+    return T
 
 
 def smoothed_depth(

@@ -19,7 +19,7 @@ from numpy import ndarray as Array
 from threevp_nerfstudio.capture.cameras import pixel_directions
 from threevp_nerfstudio.tracking.appearance import Appearance
 from threevp_nerfstudio.tracking.confidence import confidence, head_rotation_jacobian
-from threevp_nerfstudio.tracking.depth import smoothed_depth
+from threevp_nerfstudio.tracking.depth import steadied
 from threevp_nerfstudio.tracking.evidence import Evidence, evidence
 from threevp_nerfstudio.tracking.fit import Progress
 from threevp_nerfstudio.tracking.fitted import FittedTemplate, read_npz, write_npz
@@ -294,15 +294,9 @@ class _Tracker:
         state.confidence[i] = confidence(solution.information, who.spread, J, who.freedoms, quality)
 
     def _steadied(self, state: _State) -> Float[Array, "N 4 4"]:
-        """`T_camera_root` with the performance's depths as the motion across the line of sight lets one expect them."""
-        T, rows = state.T_camera_root.copy(), np.flatnonzero(~self.footage.static)
-        if not len(rows):
-            return T
-        heads = np.array([head_pivot(self.rig, state.pose(int(i)), self.parts.skull[0]) for i in rows])
-        seat = self.seat.head(T[rows, :3, :3]) if self.seat is not None else np.broadcast_to(heads.mean(0), heads.shape)
-        depth = smoothed_depth(self.footage.times[rows], heads, seat, ~state.lost[rows])
-        T[rows, :3, 3] += heads * (depth / np.linalg.norm(heads, axis=1) - 1.0)[:, None]
-        return T
+        """`T_camera_root` with depths as the motion across the line of sight lets one expect them."""
+        heads = np.array([head_pivot(self.rig, state.pose(i), self.parts.skull[0]) for i in range(len(state.expression))])
+        return steadied(state.T_camera_root, heads, self.footage.times, self.footage.static, ~state.lost, self.seat)
 
     def result(self, state: _State) -> Track:
         """The track as the format wants it."""
