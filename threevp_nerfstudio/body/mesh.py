@@ -47,10 +47,9 @@ def face_normals(vertices: Float[Array, "V 3"], faces: Int[Array, "F 3"]) -> Flo
 
 def vertex_normals(vertices: Float[Array, "V 3"], faces: Int[Array, "F 3"]) -> Float[Array, "V 3"]:
     """Area-weighted unit normals; zero at vertices without a face."""
-    normals = np.zeros_like(vertices)
-    weighted = face_normals(vertices, faces)
-    for corner in range(3):
-        np.add.at(normals, faces[:, corner], weighted)
+    weighted, corners = face_normals(vertices, faces), faces.T.reshape(-1)
+    sums = [np.bincount(corners, np.tile(weighted[:, axis], 3), len(vertices)) for axis in range(3)]
+    normals = np.stack(sums, axis=-1).astype(vertices.dtype)
     return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-20)
 
 

@@ -11,7 +11,7 @@ pose. Camera axes are OpenCV's: x right, y down, z forward; metres.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -58,11 +58,19 @@ class Points:
     weights: Float[Array, "N J"]
     basis: Float[Array, "E N 3"]
     correctives: Float[Array, "P N 3"] | None = None
+    _by_point: dict[tuple[int, ...], Array] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def by_point(self, channels: tuple[int, ...]) -> Float[Array, "N 3 C"]:
+        """Blendshapes of some channels, those of a point side by side; kept for the next time."""
+        if channels not in self._by_point:
+            self._by_point[channels] = np.ascontiguousarray(self.basis[list(channels)].transpose(1, 2, 0))
+        return self._by_point[channels]
 
     def take(self, rows: Int[Array, "n"]) -> Points:
         """Some of the points."""
-        kept = None if self.correctives is None else self.correctives[:, rows]
-        return Points(self.rest[rows], self.weights[rows], self.basis[:, rows], kept)
+        kept = None if self.correctives is None else np.take(self.correctives, rows, axis=1)
+        # `basis[:, rows]` would take longer and be copied once more by each product
+        return Points(self.rest[rows], self.weights[rows], np.take(self.basis, rows, axis=1), kept)
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,10 @@ class Placed:
     camera: Float[Array, "N 3"]
     linear: Float[Array, "N 3 3"]
     """The blended rotation of each point, from the rest pose to the camera."""
+    shape: Float[Array, "N 3"]
+    """Rest positions with expression and pose correctives."""
+    transforms: Float[Array, "J 3 4"]
+    """Of the joints, from the rest pose to the template's world frame."""
 
 
 class PosedRig:
@@ -128,8 +140,9 @@ class PosedRig:
         G = self.joint_transforms(pose.rotations)
         blended = (points.weights @ G.reshape(len(G), 12)).reshape(-1, 3, 4)
         R, t = pose.T_camera_root[:3, :3], pose.T_camera_root[:3, 3]
-        world = np.einsum("nrc,nc->nr", blended[:, :, :3], self.shape(points, pose)) + blended[:, :, 3]
-        return Placed(world @ R.T + t, np.matmul(R, blended[:, :, :3]))
+        shape = self.shape(points, pose)
+        world = np.einsum("nrc,nc->nr", blended[:, :, :3], shape) + blended[:, :, 3]
+        return Placed(world @ R.T + t, np.matmul(R, blended[:, :, :3]), shape, G)
 
     def jacobian(
         self, points: Points, placed: Placed, pose: Pose, freedoms: Freedoms, pivot: Float[Array, "3"]
@@ -140,8 +153,7 @@ class PosedRig:
         J[:, :, :3] = -cross_matrices(placed.camera - pivot)
         J[:, :, 3:6] = np.eye(3)
         R = pose.T_camera_root[:3, :3]
-        G = self.joint_transforms(pose.rotations)
-        shape = self.shape(points, pose)
+        G, shape = placed.transforms, placed.shape
         for i, j in enumerate(freedoms.joints):
             members = np.flatnonzero(self.below[j])
             w = points.weights[:, members]
@@ -150,10 +162,10 @@ class PosedRig:
             up = G[self.parents[j]] if self.parents[j] >= 0 else np.eye(3, 4)
             centre = up[:, :3] @ self.joints[j] + up[:, 3]
             arm = part - w.sum(1, keepdims=True) * centre
-            J[:, :, 6 + 3 * i : 9 + 3 * i] = R @ (-cross_matrices(arm)) @ up[:, :3]
+            by_arm = R @ -cross_matrices(np.eye(3)) @ up[:, :3]  # `-R [arm]x up`, which is linear in the arm
+            J[:, :, 6 + 3 * i : 9 + 3 * i] = (arm @ by_arm.reshape(3, 9)).reshape(-1, 3, 3)
         if freedoms.channels:
-            moved = points.basis[list(freedoms.channels)].transpose(1, 2, 0)
-            J[:, :, freedoms.channel_slice] = np.matmul(placed.linear, moved)
+            J[:, :, freedoms.channel_slice] = np.matmul(placed.linear, points.by_point(freedoms.channels))
         return J
 
 

@@ -75,6 +75,21 @@ class Solution:
     x: Float[Array, "V 3"]
 
 
+@dataclass(frozen=True)
+class Selection:
+    """What is compared with a picture, as seen from one pose; it holds for the next few steps."""
+
+    view: View
+    rows: Int[Array, "n"]
+    """Vertices whose colours count."""
+    weight: Float[Array, "n"]
+    coloured: Points
+    outline: Points
+    """Middles of the edges that make the outline."""
+    trust: Float[Array, "m"]
+    """How far each of them can be believed."""
+
+
 class FrameSolver:
     """Solves pictures for one subject. Keeps the mesh's bounding volumes between pictures."""
 
@@ -119,43 +134,50 @@ class FrameSolver:
 
     # ---- one iteration ---------------------------------------------------------------------------------------------
 
-    def _select(self, picture: Evidence, pose: Pose) -> tuple[View, Array, Array]:
-        """What is seen at a pose: the view, the vertices whose colours count, and their weights."""
-        subject = self.subject
-        x = subject.rig.place(subject.rig.points, pose).camera
+    def _select(self, picture: Evidence, pose: Pose) -> Selection:
+        """What is seen at a pose."""
+        subject, points = self.subject, self.subject.rig.points
+        x = subject.rig.place(points, pose).camera
         view = self.observer.look(x, picture.camera)
-        if subject.looks is None:
-            return view, np.zeros(0, dtype=np.int64), np.zeros(0)
-        usable = view.visible & (subject.looks.trust > 0.25) & (view.facing > 0.15)
+        a, b = view.outline.T
+        outline, trust = middle(points, a, b), np.minimum(subject.outline_trust[a], subject.outline_trust[b])
+        rows, weight = self._coloured(picture, x, view)
+        return Selection(view, rows, weight, points.take(rows), outline, trust)
+
+    def _coloured(self, picture: Evidence, x: Float[Array, "V 3"], view: View) -> tuple[Int[Array, "n"], Float[Array, "n"]]:
+        """Vertices whose colours count, and their weights."""
+        looks = self.subject.looks
+        if looks is None:
+            return np.zeros(0, dtype=np.int64), np.zeros(0)
+        usable = view.visible & (looks.trust > 0.25) & (view.facing > 0.15)
         rows = self.order[usable[self.order]][:MOST_VERTICES]
         unit = max(picture.camera.width, picture.camera.height) / 256
         xy, _ = project(picture.camera, x[rows])
         depth = picture.edge.at(xy)[0][:, 0]
         rows, depth = rows[depth > 0.5 * unit], depth[depth > 0.5 * unit]
         scale = (picture.camera.fx / np.maximum(x[rows, 2], 0.05) / unit) ** 2
-        weight = self.importance[rows] * scale * view.facing[rows] * subject.looks.trust[rows] * np.clip(depth / (2 * unit), 0, 1)
-        return view, rows, weight * (usable.sum() / max(len(rows), 1))
+        weight = self.importance[rows] * scale * view.facing[rows] * looks.trust[rows] * np.clip(depth / (2 * unit), 0, 1)
+        return rows, weight * (usable.sum() / max(len(rows), 1))
 
-    def _system(self, picture, pose, pivot, level, selection, prior, with_jacobian) -> System:
+    def _system(self, picture, pose, pivot, level, selection: Selection, prior, with_jacobian) -> System:
         subject, rig, freedoms = self.subject, self.subject.rig, self.freedoms
         system = System.empty(freedoms.count)
-        view, rows, weight = selection
 
         def placed_with_jacobian(points: Points) -> tuple[Array, Array | None]:
             placed = rig.place(points, pose)
             J = rig.jacobian(points, placed, pose, freedoms, pivot) if with_jacobian else None
             return placed.camera, J
 
+        rows, weight = selection.rows, selection.weight
         if subject.looks is not None and len(rows):
-            x, J = placed_with_jacobian(rig.points.take(rows))
-            predicted = subject.looks.predicted(level, rows, view.normals[rows])
+            x, J = placed_with_jacobian(selection.coloured)
+            predicted = subject.looks.predicted(level, rows, selection.view.normals[rows])
             term = colour_term(picture, level, x, J, predicted, weight / weight.mean())
             pixels = weight.sum() / (4 * np.pi * SIGMAS[level] ** 2)
             add_colours(system, term, min(pixels, COLOURS_COUNT))
-        a, b = view.outline.T
-        if len(a):
-            x, J = placed_with_jacobian(middle(rig.points, a, b))
-            add_outline(system, picture, x, J, np.minimum(subject.outline_trust[a], subject.outline_trust[b]), OUTLINE_COUNT)
+        if len(selection.trust):
+            x, J = placed_with_jacobian(selection.outline)
+            add_outline(system, picture, x, J, selection.trust, OUTLINE_COUNT)
         self._landmarks(system, picture, pose, pivot, with_jacobian)
         system.add_prior(pose_difference(pose, prior.mean, freedoms, pivot), prior.spread)
         return system
@@ -207,7 +229,7 @@ class FrameSolver:
     def _solution(self, picture: Evidence, pose: Pose, level: int, prior: Prior) -> Solution:
         subject = self.subject
         selection = self._select(picture, pose)
-        view, rows, weight = selection
+        view, rows, weight = selection.view, selection.rows, selection.weight
         pivot = head_pivot(subject.rig, pose, subject.parts.skull[0])
         system = self._system(picture, pose, pivot, level, selection, prior, True)
         information = system.H - np.diag(1.0 / prior.spread**2)
