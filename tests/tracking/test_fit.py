@@ -11,7 +11,6 @@ from tests.tracking.turning_person import LANDMARKS, SIZE, film, landmark_vertic
 from threevp_nerfstudio.errors import TrackError
 from threevp_nerfstudio.tracking.face_points import FacePoints
 from threevp_nerfstudio.tracking.fit import FitOptions, FittedTemplate, fit_template, start_of_fit
-from threevp_nerfstudio.tracking.fitted import azimuth_of
 from threevp_nerfstudio.tracking.posing import head_pose
 from threevp_nerfstudio.tracking.shape import rejoined
 from threevp_nerfstudio.tracking.terms import System
@@ -149,41 +148,6 @@ def test_the_turn_holds_pictures_together(turned):
         slope = (term(problem.moved(lagging, step)).cost - term(problem.moved(lagging, -step)).cost) / 2e-5
         assert slope == pytest.approx(-system.g[i], rel=0.05, abs=0.1 * np.abs(system.g).max())
     assert (system.g[own : own + 3] @ behind[own : own + 3]) < 0
-
-
-def test_a_head_does_not_sway_in_step_with_the_chair(turned):
-    """Sway in step costs, up to what someone does who goes on looking at the camera; any other hardly does. The gradient is that
-    of the cost."""
-    _, problem, estimate = start(turned)
-    azimuth = azimuth_of(np.array([p.T_camera_root for p in estimate.poses]))
-    head = problem.parts.skull[0]
-
-    def term(e):
-        system = System.empty(problem.head + problem.sway.count * len(e.poses))
-        problem._add_out_of_step(system, e)
-        return system
-
-    def swaying(amount):
-        poses = []
-        for pose, by in zip(estimate.poses, amount, strict=True):
-            rotations = pose.rotations.copy()
-            rotations[head, 2] += by
-            poses.append(replace(pose, rotations=rotations))
-        return replace(estimate, poses=tuple(poses))
-
-    assert term(estimate).cost < 1e-9
-    in_step, out_of_step = term(swaying(0.01 * np.sin(azimuth))), term(swaying(0.01 * np.sin(3 * azimuth)))
-    assert in_step.cost > 50 and out_of_step.cost < 0.05 * in_step.cost
-    following = [np.abs(term(swaying(a * np.sin(azimuth))).g).max() for a in (0.02, 0.3)]
-    assert following[1] < 0.05 * following[0]
-    here = swaying(0.01 * np.sin(azimuth))
-    system = term(here)
-    for f in (1, 7):
-        i = problem.head + f * problem.sway.count + 6 + 3 * problem.sway.joints.index(head) + 2
-        step = np.zeros(len(system.g))
-        step[i] = 1e-6
-        slope = (term(problem.moved(here, step)).cost - term(problem.moved(here, -step)).cost) / 2e-6
-        assert slope == pytest.approx(-system.g[i], rel=0.3)  # Gauss and Newton's, of a robust cost
 
 
 def test_a_template_that_leaves_the_pictures_is_said(turned):

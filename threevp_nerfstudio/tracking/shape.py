@@ -42,11 +42,8 @@ from threevp_nerfstudio.tracking.visibility import Observer, View, overlap
 
 LANDMARKS_SEEN = np.radians(60.0)
 STANCE_SPREAD = {"spine": 0.1, "neck": 0.2, "head": 0.2, "arms": 0.4}
-SWAY_SPREAD = 0.004
+SWAY_SPREAD = 0.01
 """Radians that neck and head move against the stance during the turn."""
-IN_STEP, FOLLOWS = 0.0005, 0.03
-"""Radians of that motion that go along with the turn, as its sine or cosine, by chance. Who does turn the head so, to go on looking at
-the camera, does it by more than the latter."""
 LANDMARKS_COUNT, OUTLINE_COUNT, COLOURS_COUNT = 30.0, 60.0, 40.0
 """As how many independent measurements landmarks, outline and colours of one picture count. Colours say little as long as those of hair
 and clothes are compared on a body centimetres inside them."""
@@ -274,25 +271,10 @@ class TurnProblem:
             offset[rows] = (pose.rotations - estimate.stance)[list(self.sway.joints)].reshape(-1)
             spread[rows] = SWAY_SPREAD
         system.add_prior(offset, spread)
-        self._add_out_of_step(system, estimate)
         if self.held:
             self._add_turn(system, estimate)
         if not self.fixed_shape:
             self._add_symmetry(system, estimate.values)
-
-    def _add_out_of_step(self, system: System, estimate: TurnEstimate) -> None:
-        """A head sways on the body, but not in step with the chair. Outline and colours do not quite agree on where in the head
-        its surface is, and without this, a head that lags behind its body on one side and leads on the other makes them."""
-        F, J = len(estimate.poses), len(self.sway.joints)
-        azimuth = azimuth_of(np.array([pose.T_camera_root for pose in estimate.poses]))
-        waves = np.stack([np.sin(azimuth), np.cos(azimuth)]) * (2.0 / F)
-        sway = np.array([(pose.rotations - estimate.stance)[list(self.sway.joints)].reshape(-1) for pose in estimate.poses])
-        by_sway = np.zeros((2, 3 * J, len(system.g)))
-        for f in range(F):
-            first = self.head + f * self.sway.count + 6
-            by_sway[:, :, first : first + 3 * J] = waves[:, f, None, None] * np.eye(3 * J)
-        residual = (waves @ sway).reshape(-1)
-        system.add(by_sway.reshape(6 * J, -1) / IN_STEP, residual / IN_STEP, np.ones(6 * J), FOLLOWS / IN_STEP)
 
     def wanders(self, estimate: TurnEstimate) -> bool:
         """Whether the poses are no turn any more: from one picture to the next they jump, or run away from the camera."""
