@@ -78,7 +78,6 @@ NEAREST = SIZES + """
             const float bb = bx * bx + by * by + bz * bz, bc = bx * cx + by * cy + bz * cz, cc = cx * cx + cy * cy + cz * cz;
             // weights of the two edges at the foot of the perpendicular
             const float v = (cc * ab - bc * ac) * t[12 * W + l], w = (bb * ac - bc * ab) * t[12 * W + l];
-            const float within = aa - v * ab - w * ac;
             // to the three edges
             const float t1 = least_of(most_of(ab * t[9 * W + l], 0.0f), 1.0f);
             const float t2 = least_of(most_of(ac * t[10 * W + l], 0.0f), 1.0f);
@@ -86,9 +85,11 @@ NEAREST = SIZES + """
             const float t3 = least_of(most_of(da * t[11 * W + l], 0.0f), 1.0f);
             const float e1 = aa + t1 * (t1 * bb - 2.0f * ab), e2 = aa + t2 * (t2 * cc - 2.0f * ac);
             const float e3 = aa - 2.0f * ab + bb + t3 * (t3 * dd - 2.0f * da);
-            const float edge = least_of(least_of(e1, e2), e3);
-            const bool inside = (v >= 0.0f) & (w >= 0.0f) & (v + w <= 1.0f);
-            square[l] = most_of(inside ? within : edge, 0.0f);
+            // squares that were made from squares, like these, tell which place of the triangle is nearest, but err by micrometres
+            const bool inside = (v >= 0.0f) & (w >= 0.0f) & (v + w <= 1.0f), one = (e1 <= e2) & (e1 <= e3), two = e2 <= e3;
+            const float of_b = inside ? v : one ? t1 : two ? 0.0f : 1.0f - t3, of_c = inside ? w : one ? 0.0f : two ? t2 : t3;
+            const float rx = ax - of_b * bx - of_c * cx, ry = ay - of_b * by - of_c * cy, rz = az - of_b * bz - of_c * cz;
+            square[l] = rx * rx + ry * ry + rz * rz;
         }
         int at;
         const float nearest = least(square, at);
