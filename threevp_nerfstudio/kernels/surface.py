@@ -206,7 +206,6 @@ class PosedSurface:
         self.device = canonical.device
         self.canonical = canonical.contiguous().float()
         self.faces = faces.contiguous().int()
-        self.flat_faces = self.faces.flatten()
         self.row_start, self.row_faces = row_start, row_faces
         V = canonical.shape[0]
         self.own_space = canonical.new_full((V,), torch.inf) if own_space is None else own_space.contiguous().float()
@@ -217,7 +216,7 @@ class PosedSurface:
         self.lower, self.upper = self.posed.amin(1), self.posed.amax(1)
         """Corners of each slot's box, (S, 3)."""
         self.maps = torch.zeros(num_slots, V, 3, 3, device=self.device)
-        self._indices = array(self.flat_faces, wp.int32)
+        self._indices = array(self.faces.flatten(), wp.int32)
         self.num_slots = num_slots
         self._blocks = TriangleBlocks(self.canonical, self.faces, num_slots) if TriangleBlocks.suits(self.faces) else None
         if self._blocks is not None:

@@ -48,8 +48,9 @@ def steadied(
     """
     T, turn = T_camera_root.copy(), static & found
     circle = find_seat(T[turn, :3, :3], heads[turn]) if turn.any() else None
-    for part, place in ((static, circle), (~static, seat)):
-        if not part.any() or (place is None and part is static):
+    parts = [(~static, seat)] if circle is None else [(static, circle), (~static, seat)]
+    for part, place in parts:
+        if not part.any():
             continue
         here = heads[part]
         expected = place.head(T[part, :3, :3]) if place is not None else np.broadcast_to(here.mean(0), here.shape)
