@@ -39,7 +39,7 @@ from threevp_nerfstudio.model.occupancy import CanonicalOccupancy, OccupancyConf
 from threevp_nerfstudio.model.perceptual import PerceptualLoss
 from threevp_nerfstudio.model.performance import PoseState, conditioning_range, performance_of
 from threevp_nerfstudio.model.ray_bank import RayBank
-from threevp_nerfstudio.model.refinement import FrameCorrections, RefinementConfig, head_pivot
+from threevp_nerfstudio.model.refinement import FrameCorrections, RefinementConfig
 from threevp_nerfstudio.model.rendering import HULL_CELL, Inspection, StagedPose, render_rays, tile_order
 from threevp_nerfstudio.model.second_pass import worthwhile
 from threevp_nerfstudio.model.volume import with_slots
@@ -146,8 +146,7 @@ class ThreeVPModel(Model):
             self.field.compile_networks()
         self.corrections = None
         if self.config.refinement.enabled:
-            pivot, frames = head_pivot(capture.template), len(capture.frames)
-            self.corrections = FrameCorrections(frames, self.performance.num_conditioning, pivot)
+            self.corrections = FrameCorrections(template, self.performance, self.canonical.vertices)
         self.perceptual = PerceptualLoss() if self.config.perceptual_loss > 0 else None
         self.image_metrics = ImageMetrics()
         self.bank = RayBank(self.config.bank_size) if self.config.bank_size > 0 else None
