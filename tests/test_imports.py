@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "model": {"geometry", "kernels", "body", "capture"},
     "animation": {"geometry", "kernels", "body", "capture", "model"},
     "tracking": {"geometry", "kernels", "body", "capture"},
-    "polish": {"body", "capture", "tracking", "model", "engine"},
+    "polish": {"kernels", "body", "capture", "data", "tracking", "model", "engine"},
     "render": {"geometry", "kernels", "body", "capture", "model", "animation"},
     "viewer": {"geometry", "kernels", "body", "capture", "model", "animation", "render"},
 }

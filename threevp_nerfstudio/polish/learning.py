@@ -22,7 +22,8 @@ from threevp_nerfstudio.config import threevp_small
 from threevp_nerfstudio.engine.device import usable
 from threevp_nerfstudio.engine.short_training import AvatarTrainee, configured, make_avatar
 from threevp_nerfstudio.engine.trainer import ThreeVPTrainerConfig
-from threevp_nerfstudio.model.refinement import EXPECTED
+from threevp_nerfstudio.model.model import ThreeVPModel
+from threevp_nerfstudio.polish.alignment import align_pictures
 from threevp_nerfstudio.polish.folding import Corrections
 
 AVATAR_FIRST = 1 / 3
@@ -35,8 +36,9 @@ Progress = Callable[[str, int, int], None]
 
 def learn_corrections(
     data: Path, steps: int, resume: Path, progress: Progress = lambda *_: None, device: str | None = None
-) -> Corrections:
-    """Corrections of all frames of the capture in `data`, held-out ones included: they are tracked on their pictures like the others.
+) -> tuple[Corrections, ThreeVPModel]:
+    """Corrections of all frames of the capture in `data`, held-out ones included (they are tracked on their pictures like the others), and
+    the avatar that they were learned with.
 
     The state is kept in `resume` every half a minute and after Ctrl-C, and taken up from it.
 
@@ -50,17 +52,19 @@ def learn_corrections(
         trainee = make_avatar("polish", configured(_method(steps), data, _all_for_training), device)
         _restore(trainee, resume)
         _train(trainee, steps, resume, progress)
+        _save(trainee, resume)
+        trainee.schedule(1.0)  # a state that was taken up again at its end has seen none
+        align_pictures(trainee.model, trainee.data.train_dataset.capture, progress)
     finally:
         torch.set_num_threads(threads)
     corrections = trainee.model.corrections
     assert corrections is not None
     frames = torch.arange(len(corrections.body), device=corrections.body.device)
-    parts = [part.detach().cpu().double().numpy() for part in corrections.twists(frames)]
+    parts = [part.detach().cpu().double().numpy() for part in corrections.motions(frames)]
     body, head = np.concatenate(parts[:2], 1), np.concatenate(parts[2:], 1)
-    unit = np.repeat(EXPECTED[:2], 3)
-    wild = (np.abs(np.concatenate([body / unit, head / unit], 1)) > LARGEST).any(1)
+    wild = (torch.cat([corrections.body, corrections.head], 1).abs() > LARGEST).any(1).cpu().numpy()
     body[wild], head[wild] = 0.0, 0.0
-    return Corrections(body, head, corrections.pivot.cpu().double().numpy())
+    return Corrections(body, head, corrections.pivot.cpu().double().numpy()), trainee.model
 
 
 def _method(steps: int) -> ThreeVPTrainerConfig:

@@ -1,0 +1,191 @@
+"""Gauss-Newton for the corrections of each picture, once the avatar stands.
+
+While the avatar is learned, a picture's corrections follow the few rays that it has in a step, and tremble as these do. With the
+avatar held still, a thousand rays of one picture tell its twelve numbers at once.
+
+Two things make it cheap. Rays go where colours change, since the others tell nothing. And the residual of a ray is one number, its
+difference in colour along the direction in which colours change there: one backward pass then gives the derivatives of all rays, because
+every sample belongs to one ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from nerfstudio.cameras.rays import RayBundle
+from numpy import ndarray as Array
+from torch import Tensor
+
+from threevp_nerfstudio.capture.capture import Capture, read_rgba
+from threevp_nerfstudio.data.dataparser import cameras_of
+from threevp_nerfstudio.kernels.bank import LARGEST_SEED, RayBatch
+from threevp_nerfstudio.kernels.composite import composite
+from threevp_nerfstudio.model.field import CanonicalSamples
+from threevp_nerfstudio.model.model import ThreeVPModel
+from threevp_nerfstudio.model.ray_bank import RayBank
+
+RAYS, ITERATIONS = 1200, 3
+SIZE, SMOOTH = 256, 1.0
+"""Longer side of the pictures, and the blur under which their slopes are taken; pixels."""
+FLAT = 0.01
+"""Slope, of colours from 0 to 1 over a pixel, below which a pixel tells nothing."""
+NOISE, OUTLIER = 0.05, 0.3
+"""Usual difference of a ray's colour from its picture: what is seen against how far tracking usually errs. And the difference from which a
+ray is an outlier (Geman and McClure 1987)."""
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class TellingPixels:
+    """Pixels of a picture, reduced to `SIZE`, drawn by how much it changes there: they tell where things are."""
+
+    places: Float[Array, "R 2"]
+    """Row and column of their centres."""
+    rgba: UInt8[Array, "R 4"]
+    """With straight alpha."""
+    slope: Float[Array, "R 4 2"]
+    """Change of premultiplied colour and of alpha, a pixel down and to the right; 0 to 1."""
+    size: tuple[int, int]
+    """Width and height of the reduced picture."""
+
+    @classmethod
+    def of(cls, picture: UInt8[Array, "H W 4"], count: int, rng: np.random.Generator) -> TellingPixels:
+        rgba = picture.astype(np.float32) / 255
+        rgba[..., :3] *= rgba[..., 3:]
+        scale = min(1.0, SIZE / max(rgba.shape[:2]))
+        if scale < 1:
+            rgba = cv2.resize(rgba, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        h, w = rgba.shape[:2]
+        slope = np.stack(np.gradient(cv2.GaussianBlur(rgba, (0, 0), SMOOTH), axis=(0, 1)), -1)
+        steepness = np.sqrt((slope**2).sum((2, 3))).ravel()
+        steepness[steepness < FLAT] = 0.0
+        telling = int((steepness > 0).sum())
+        chosen = rng.choice(h * w, min(count, telling), replace=False, p=steepness / max(steepness.sum(), 1e-9)) if telling else []
+        chosen = np.asarray(chosen, dtype=np.int64)
+        straight = rgba.reshape(-1, 4)[chosen]
+        straight[:, :3] /= np.maximum(straight[:, 3:], 1e-3)
+        places = np.stack(np.unravel_index(chosen, (h, w)), -1) + 0.5
+        return cls(places, np.round(255 * straight.clip(0, 1)).astype(np.uint8), slope.reshape(-1, 4, 2)[chosen], (w, h))
+
+    def direction(self, background: Float[Array, "R 3"]) -> Float[Array, "R 3"]:
+        """Unit vectors along which colours change most round each pixel, before its background."""
+        change = self.slope[:, :3] - background[:, :, None] * self.slope[:, 3:]
+        steeper = (change**2).sum(1).argmax(1)
+        along = np.take_along_axis(change, steeper[:, None, None], 2)[..., 0]
+        return along / np.maximum(np.linalg.norm(along, axis=1, keepdims=True), 1e-6)
+
+    def rays(self, capture: Capture, frame: int) -> RayBundle:
+        """With all that `ThreeVPModel.march_rays` asks for."""
+        camera = cameras_of(capture, np.array([frame]))
+        camera.rescale_output_resolution(self.size[0] / float(camera.width))
+        bundle = camera.generate_rays(camera_indices=0, coords=torch.from_numpy(self.places).float())
+        R = len(self.places)
+        bundle.metadata = {
+            "frame": torch.full((R, 1), frame),
+            "weight": torch.ones(R, 1),
+            "patch": torch.from_numpy(self.rgba),
+            "across": torch.zeros(R, 6),
+        }
+        return bundle
+
+
+def align_pictures(model: ThreeVPModel, capture: Capture, progress: Progress = lambda *_: None) -> None:
+    """Set the model's corrections of body, neck and head, of every frame of the capture, to where the avatar fits its picture best. They
+    begin where they are."""
+    assert model.corrections is not None
+    rng = np.random.default_rng(model.config.seed)
+    frames = len(capture.frames)
+    with held_still(model):
+        for frame in range(frames):
+            pixels = TellingPixels.of(read_rgba(capture.frames, frame), RAYS, rng)
+            if len(pixels.places):
+                OnePicture(model, capture, frame, pixels, int(rng.integers(LARGEST_SEED))).align()
+            progress("aligning pictures with the avatar", frame + 1, frames)
+
+
+@contextmanager
+def held_still(model: ThreeVPModel) -> Iterator[None]:
+    """The averaged weights, none of which asks for a gradient."""
+    training, wanted = model.training, [p for p in model.field.parameters() if p.requires_grad]
+    model.eval()
+    for parameter in wanted:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+        model.train(training)
+
+
+class OnePicture:
+    """The least squares of one frame. Its rays are marched once: corrections move their samples in canonical space."""
+
+    def __init__(self, model: ThreeVPModel, capture: Capture, frame: int, pixels: TellingPixels, seed: int) -> None:
+        assert model.corrections is not None
+        self.model, self.corrections, self.frame = model, model.corrections, frame
+        self.own = [self.corrections.body.data[frame], self.corrections.head.data[frame]]
+        self.start = self.now()
+        bank = RayBank(len(pixels.places))
+        bank.insert(model.march_rays(pixels.rays(capture, frame).to(model.device), seed))
+        self.rays: RayBatch = bank.draw(None, seed, moved=False)
+        rays, self.frames = self.rays, torch.tensor([frame], device=model.device)
+        conditioning = model.condition(model.performance.at_frames(self.frames))
+        self.tracked = CanonicalSamples(rays.position, rays.light, rays.direction, conditioning, torch.zeros_like(rays.ray))
+        along = pixels.direction(rays.background.cpu().numpy())
+        self.along = torch.from_numpy(along).to(rays.background)
+
+    def now(self) -> Float[Tensor, "12"]:
+        return torch.cat(self.own).double().cpu()
+
+    def put(self, values: Float[Tensor, "12"]) -> None:
+        for part, value in zip(self.own, values.split(6), strict=True):
+            part.copy_(value)
+
+    def align(self) -> None:
+        """The best of all that was tried stays."""
+        if not len(self.rays.ray):
+            return
+        tried: list[tuple[float, Tensor]] = []
+        for last in (*[False] * ITERATIONS, True):
+            now = self.now()
+            residual, position = self.residual()
+            cost, step = self.step(residual, position, now, only_cost=last)
+            tried.append((cost, now))
+            if step is None or not bool(torch.isfinite(step).all()):
+                break
+            self.put(now - step)
+        self.put(min(tried, key=lambda pair: pair[0])[1])
+
+    def residual(self) -> tuple[Float[Tensor, "R"], Float[Tensor, "N 3"]]:
+        """Of each ray, and the corrected samples that it depends on."""
+        rays = self.rays
+        with torch.no_grad():
+            samples = self.corrections.apply_to(self.tracked, self.frames)
+        position = samples.position.requires_grad_()
+        with torch.enable_grad():
+            density, rgb, _, _ = self.model.field.evaluate(replace(samples, position=position))
+            seen = composite(density, rgb, rays.t, rays.width, rays.ends, rays.background).rgb
+            wanted = torch.lerp(rays.background, rays.target[:, :3], rays.target[:, 3:])
+            return ((seen - wanted) * self.along).sum(-1), position
+
+    def step(
+        self, residual: Float[Tensor, "R"], position: Float[Tensor, "N 3"], now: Float[Tensor, "12"], only_cost: bool
+    ) -> tuple[float, Float[Tensor, "12"] | None]:
+        """The cost of where it stands, and what Gauss-Newton takes away from there."""
+        r = residual.detach().double().cpu() / NOISE
+        limit = (OUTLIER / NOISE) ** 2
+        off = now - self.start
+        cost = float((r.square() / (1 + r.square() / limit)).sum() + off.square().sum())
+        if only_cost:
+            return cost, None
+        (gradient,) = torch.autograd.grad(residual.sum(), position)
+        J = self.corrections.sensitivity(position.detach(), gradient, self.rays.ray, len(r), self.frame).double().cpu() / NOISE
+        weighted = J * (1 + r.square() / limit).reciprocal().square()[:, None]
+        return cost, torch.linalg.solve(weighted.T @ J + torch.eye(12, dtype=J.dtype), weighted.T @ r + off)
