@@ -26,7 +26,7 @@ from threevp_nerfstudio.tracking.mattes import (
     user_mattes,
 )
 from threevp_nerfstudio.tracking.quality import exposure_notes, picture_quality, spans, usable_pictures
-from threevp_nerfstudio.tracking.unmixing import unmixed
+from threevp_nerfstudio.tracking.unmixing import unmixed, unmixed_with
 
 SIZE = 128
 
@@ -168,6 +168,10 @@ def half_covered(subject: tuple[int, ...], room: tuple[int, ...]) -> tuple[np.nd
     return picture.round().astype(np.uint8), alpha, np.abs(x) < 5, x < 1.5
 
 
+def shifted(alpha: np.ndarray, pixels: int) -> np.ndarray:
+    return cv2.warpAffine(alpha, np.float32([[1, 0, pixels], [0, 1, 0]]), alpha.shape[::-1], borderMode=cv2.BORDER_REPLICATE)
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_half_covered_pixels_are_unmixed(known: bool):
     picture, alpha, band, solid = half_covered((40, 30, 20), (200, 180, 90))
@@ -185,6 +189,29 @@ def test_the_guess_stands_where_colours_do_not_tell():
     strange[band] = (255, 0, 255)  # neither the subject's nor the room's
     assert np.array_equal(unmixed(strange, band, solid, guess, None, 5), guess)
     assert unmixed(picture, np.zeros_like(band), solid, guess, None, 5) is guess
+
+
+def test_known_colours_mend_an_outline_that_is_off():
+    own, room = (40.0, 30.0, 20.0), (200.0, 180.0, 90.0)
+    picture, alpha, band, _ = half_covered(own, room)
+    off, expected = (shifted(alpha, pixels) for pixels in (2, -1))
+    same = np.ones((*alpha.shape, 3))
+    found = unmixed_with(picture, off, band, same * own, expected, same * room, 5)
+    assert np.abs(found - alpha).max() < 0.1 < 0.4 < np.abs(expected - alpha).max()
+    assert np.array_equal(found[~band], off[~band] > 0.5)
+    plain = np.round(same * own).astype(np.uint8)
+    alike = unmixed_with(plain, off, band, same * own, expected, same * own, 5)  # tells nothing
+    np.testing.assert_allclose(alike[band], expected[band], atol=1e-6)
+
+
+def test_what_nobody_expects_stays():
+    picture, alpha, band, _ = half_covered((40, 30, 20), (200, 180, 90))
+    picture[band & (alpha > 0)] = (230, 120, 255)  # a hand, where the avatar has nothing
+    same = np.ones((*alpha.shape, 3))
+    found = unmixed_with(picture, alpha, band, same * (40, 30, 20), np.zeros_like(alpha), same * (200, 180, 90), 5)
+    inside = band & (alpha == 1)
+    inside[:8], inside[-8:] = False, False
+    assert np.abs(found - alpha)[inside].max() < 0.05
 
 
 def test_holes_are_filled_and_gaps_are_not():

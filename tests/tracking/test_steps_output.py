@@ -10,17 +10,18 @@ import pytest
 from rich.console import Console
 
 from tests.tracking.known_track import known_track
-from threevp_nerfstudio.capture.capture import load_capture
+from threevp_nerfstudio.capture.capture import load_capture, read_rgba
 from threevp_nerfstudio.errors import FootageError, TrackError
 from threevp_nerfstudio.polish.stage import polish_stage
 from threevp_nerfstudio.track_command import Track as TrackCommand
 from threevp_nerfstudio.tracking import steps_output
+from threevp_nerfstudio.tracking.background import from_plate
 from threevp_nerfstudio.tracking.ingest import Geometry
 from threevp_nerfstudio.tracking.landmarks import COUNT
 from threevp_nerfstudio.tracking.settings import STAGES
 from threevp_nerfstudio.tracking.stages import Job, Workspace, run_stages
 from threevp_nerfstudio.tracking.steps_output import load_track
-from threevp_nerfstudio.tracking.store import PictureWriter, write_arrays, write_json
+from threevp_nerfstudio.tracking.store import PictureWriter, open_pictures, write_arrays, write_json
 
 
 def stand_in_input(footage):
@@ -43,6 +44,7 @@ def stand_in_input(footage):
             for alpha in footage.alpha:
                 writer.append(alpha)
         write_arrays(folder / "mattes.npz", keep=np.ones(N, dtype=bool))
+        from_plate(np.zeros((height, width, 3), np.uint8)).save(folder / "room.npz")
 
     def landmarks(job: Job) -> None:
         folder = job.workspace.folder("landmarks")
@@ -101,11 +103,17 @@ def test_the_whole_of_it(known, tmp_path: Path, tiny_capture: Path):
     assert 0 < np.median(moved) < 0.01 and moved[5] == 0  # which was lost
     np.testing.assert_allclose(capture.frames.camera_to_world, np.delete(polished.camera_to_world(), 5, 0), atol=1e-5)
     assert any("poses were corrected by" in note for note in workspace.notes())
+    remade, rows = open_pictures(workspace.root / "polish" / "alpha.npy"), np.delete(np.arange(42), 5)
+    assert np.array_equal(remade[5], footage.alpha[5]) and not np.array_equal(remade, footage.alpha)
+    assert all(np.array_equal(read_rgba(capture.frames, n)[..., 3], remade[i]) for n, i in enumerate(rows))
     command.polish = False
     workspace = run_stages(command, functions, console=Console(quiet=True))
     assert np.array_equal(load_track(workspace, polished=True).T_camera_root, load_track(workspace).T_camera_root)
     as_tracked = load_capture(tmp_path / "me").frames.camera_to_world
     np.testing.assert_allclose(as_tracked, np.delete(load_track(workspace).camera_to_world(), 5, 0), atol=1e-5)
+    assert not (workspace.root / "polish" / "alpha.npy").exists()
+    frames = load_capture(tmp_path / "me").frames
+    assert all(np.array_equal(read_rgba(frames, n)[..., 3], footage.alpha[i]) for n, i in enumerate(rows))
     assert capture.motion.times[0] == pytest.approx(0.0)
     import json
 

@@ -1,18 +1,19 @@
-"""Stage polish: the capture as it was tracked, a correction of each picture, the capture once more."""
+"""Stage polish: the capture as it was tracked, a correction of each picture and of its matte, the capture once more."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 
 from threevp_nerfstudio.capture.capture import load_capture
 from threevp_nerfstudio.errors import FootageError
 from threevp_nerfstudio.polish.folding import folded
-from threevp_nerfstudio.tracking.export import export_poses
+from threevp_nerfstudio.tracking.export import export_capture, export_poses
 from threevp_nerfstudio.tracking.settings import TrackSettings
 from threevp_nerfstudio.tracking.stages import Job
-from threevp_nerfstudio.tracking.steps_input import load_footage
+from threevp_nerfstudio.tracking.steps_input import REMADE, load_footage, matting
 from threevp_nerfstudio.tracking.steps_output import POLISHED, first_time, load_fitted, load_track
 
 FEWEST_STEPS = 100
@@ -29,15 +30,21 @@ def check_settings(settings: TrackSettings) -> None:
 
 
 def polish_stage(job: Job) -> None:
-    """Corrected poses in the capture's cameras and motion; interrupted, it goes on where it was."""
+    """Corrected poses in the capture's cameras and motion, and mattes that the avatar has helped with.
+
+    Interrupted, it goes on where it was."""
     settings, workspace = job.settings, job.workspace
     folder = workspace.folder("polish")
     (folder / POLISHED).unlink(missing_ok=True)
-    footage, _ = load_footage(workspace, settled=True)
+    footage, _ = load_footage(workspace, "settled")
     fitted, found = load_fitted(workspace), load_track(workspace)
     start = first_time(workspace)
-    # an earlier polish may be in there
-    export_poses(footage, fitted, found, workspace.output, settings.val_share, start)
+    # an earlier polish may be in the capture
+    if (folder / REMADE).is_file():
+        export_capture(footage, fitted, found, workspace.output, settings.val_share, start, job.progress)
+        (folder / REMADE).unlink()
+    else:
+        export_poses(footage, fitted, found, workspace.output, settings.val_share, start)
     if not settings.polish:
         return
     rows = np.flatnonzero(~found.lost)
@@ -48,11 +55,15 @@ def polish_stage(job: Job) -> None:
         state.unlink(missing_ok=True)
         mark.write_text(of)
     from threevp_nerfstudio.polish.learning import learn_corrections  # brings nerfstudio along, which takes seconds
+    from threevp_nerfstudio.polish.mattes import Rims, remade_mattes
 
-    corrections = learn_corrections(workspace.output, steps, state, job.progress)
+    corrections, avatar = learn_corrections(workspace.output, steps, state, job.progress)
     better = folded(found, fitted.template, rows, corrections)
     export_poses(footage, fitted, better, workspace.output, settings.val_share, start)
-    load_capture(workspace.output)
+    capture = load_capture(workspace.output)
+    if (source := matting(workspace)) is not None:  # else they are the user's own
+        alpha = remade_mattes(footage, rows, source, Rims(avatar, capture), folder / REMADE, job.progress)
+        export_capture(replace(footage, alpha=alpha), fitted, better, workspace.output, settings.val_share, start, job.progress)
     better.save(folder / POLISHED)
     for done in (state, mark):
         done.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from numpy import ndarray as Array
 
 from threevp_nerfstudio.errors import FootageError
 from threevp_nerfstudio.tracking.background import Background, as_exposed, evidence, learn_background, look_closer
-from threevp_nerfstudio.tracking.unmixing import unmixed
+from threevp_nerfstudio.tracking.unmixing import colour_behind, unmixed, unmixed_with
 
 Segment = Callable[[UInt8[Array, "h w 3"]], UInt8[Array, "h w"]]
 """Coarse person probability of a picture, 255 = person."""
@@ -106,13 +106,38 @@ def refine(
         logit += expected(silhouette)
     solid = _subject(logit > 0, previous)
     radius = max(2, round(max(solid.shape) / 170))
-    band = _band(solid, radius)
+    band = border(solid, radius)
     soft = guided_filter(picture, (band | solid) / (1 + np.exp(-logit.clip(-8, 8))))
     alpha = np.where(band, soft, solid.astype(np.float32))
     alpha = ((alpha - 0.06) / 0.88).clip(0.0, 1.0)
-    behind = None if room is None else np.where(room.known[..., None], as_exposed(picture, room, free), np.nan)
-    alpha = unmixed(picture, band, solid, alpha, behind, radius)
+    alpha = unmixed(picture, band, solid, alpha, _known_room(picture, free, room), radius)
     return np.round(alpha * 255).astype(np.uint8)
+
+
+def reconsidered(
+    picture: UInt8[Array, "h w 3"],
+    alpha: UInt8[Array, "h w"],
+    P: UInt8[Array, "h w"] | None,
+    room: Background | None,
+    band: Bool[Array, "h w"],
+    own: Float[Array, "h w 3"],
+    expected: Float[Array, "h w"],
+    radius: int,
+) -> UInt8[Array, "h w"]:
+    """A finished matte anew within `band` round its outline, by the subject's `own` colour (8-bit levels) and the alpha that somebody who
+    knows all the pictures expects there."""
+    free = ~band & (alpha < 128)
+    if not free.any():
+        return alpha
+    known = None if room is None else _known_room(picture, _surely_free(picture, P, room), room)
+    behind = colour_behind(picture.astype(np.float32), free, known, radius // 2)
+    found = unmixed_with(picture, alpha.astype(np.float32) / 255, band, own, expected, behind, radius)
+    return np.round(found * 255).astype(np.uint8)
+
+
+def _known_room(picture: Array, free: Bool[Array, "h w"], room: Background | None) -> Float[Array, "h w 3"] | None:
+    """The room's colours at this picture's exposure, NaN where they are not known."""
+    return None if room is None else np.where(room.known[..., None], as_exposed(picture, room, free), np.nan)
 
 
 def expected(silhouette: Bool[Array, "h w"]) -> Float[Array, "h w"]:
@@ -162,7 +187,7 @@ def fill_holes(mask: Bool[Array, "h w"], largest: int) -> Bool[Array, "h w"]:
     return mask | (small & ~touches)[labels]
 
 
-def _band(solid: Bool[Array, "h w"], radius: int) -> Bool[Array, "h w"]:
+def border(solid: Bool[Array, "h w"], radius: int) -> Bool[Array, "h w"]:
     """Pixels within `radius` of the border of the subject."""
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
     full = solid.astype(np.uint8)

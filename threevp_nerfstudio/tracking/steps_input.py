@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -30,14 +31,17 @@ from threevp_nerfstudio.tracking.mattes import (
     user_mattes,
 )
 from threevp_nerfstudio.tracking.quality import exposure_notes, matte_notes, picture_quality, usable_pictures
-from threevp_nerfstudio.tracking.settings import TrackSettings
+from threevp_nerfstudio.tracking.settings import Stage, TrackSettings
 from threevp_nerfstudio.tracking.split import Split, find_split, split_at
 from threevp_nerfstudio.tracking.stages import Job, Workspace
 from threevp_nerfstudio.tracking.store import PictureWriter, open_pictures, read_arrays, write_arrays, write_json
 from threevp_nerfstudio.tracking.video import Clip, probe, resized
 
-SETTLED = "alpha.npy"
-"""Mattes that the tracking stage made anew, in its folder."""
+REMADE = "alpha.npy"
+"""Mattes that the stages tracking and polish made anew, in their folders."""
+Mattes = Literal["first", "settled", "polished"]
+LATER_MATTES: dict[Mattes, tuple[Stage, ...]] = {"first": (), "settled": ("tracking",), "polished": ("polish", "tracking")}
+"""Stages whose mattes are taken, the best first."""
 ROOM_SAMPLES = 56
 CANDIDATES = 240
 FEWEST = 8
@@ -351,17 +355,17 @@ def camera_stage(job: Job) -> None:
     write_json(job.workspace.folder("camera") / "camera.json", content)
 
 
-def load_footage(workspace: Workspace, settled: bool = False) -> tuple[Footage, CameraEstimate]:
-    """All that the input stages found. `settled`: with the mattes that the track has settled, where there are such."""
+def load_footage(workspace: Workspace, mattes: Mattes = "first") -> tuple[Footage, CameraEstimate]:
+    """All that the input stages found, with the mattes of a later stage where that made any."""
     stored, rgb, alpha, rows = selected(workspace)
     found = read_arrays(workspace.root / "landmarks" / "landmarks.npz")
     split = Split(**read_json(workspace.root / "landmarks" / "split.json"))
     content = read_json(workspace.root / "camera" / "camera.json")
     camera = PinholeCamera(**{**content["camera"], "distortion": tuple(content["camera"]["distortion"])})
     times = stored.times[rows]
-    better = workspace.root / "tracking" / SETTLED
-    if settled and better.is_file():
-        alpha = open_pictures(better)
+    later = [workspace.root / stage / REMADE for stage in LATER_MATTES[mattes]]
+    if (best := next((path for path in later if path.is_file()), None)) is not None:
+        alpha = open_pictures(best)
     footage = Footage(
         rgb=rgb,
         alpha=alpha,

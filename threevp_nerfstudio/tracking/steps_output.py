@@ -21,7 +21,7 @@ from threevp_nerfstudio.tracking.report import ReportData, write_report
 from threevp_nerfstudio.tracking.settings import TrackSettings
 from threevp_nerfstudio.tracking.settling import Settling
 from threevp_nerfstudio.tracking.stages import Job, Workspace
-from threevp_nerfstudio.tracking.steps_input import SETTLED, load_footage, matting, selected
+from threevp_nerfstudio.tracking.steps_input import REMADE, load_footage, matting, selected
 from threevp_nerfstudio.tracking.track import TrackOptions, track
 from threevp_nerfstudio.tracking.trajectory import Track
 
@@ -72,11 +72,11 @@ def tracking_stage(job: Job) -> None:
     mark = folder / "partial_of.json"
     of = json.dumps({"options": asdict(options), "template": (job.workspace.root / "template" / "fitted.npz").stat().st_mtime_ns})
     if not mark.is_file() or mark.read_text() != of:
-        for stale in (partial, folder / SETTLED):
+        for stale in (partial, folder / REMADE):
             stale.unlink(missing_ok=True)
         mark.write_text(of)
     source = matting(job.workspace)
-    settle = None if source is None else Settling(footage, source, folder / SETTLED, job.progress)
+    settle = None if source is None else Settling(footage, source, folder / REMADE, job.progress)
     result = track(footage, fitted, options, resume=partial, settle=settle, progress=job.progress)
     result.save(folder / "track.npz")
     partial.unlink(missing_ok=True)
@@ -99,7 +99,7 @@ def load_track(workspace: Workspace, polished: bool = False) -> Track:
 
 def capture_stage(job: Job) -> None:
     """The capture folder; read back through the strict reader."""
-    footage, _ = load_footage(job.workspace, settled=True)
+    footage, _ = load_footage(job.workspace, "settled")
     fitted, found = load_fitted(job.workspace), load_track(job.workspace)
     if len(found) != len(footage):
         raise TrackError(f"the track has {len(found)} rows, the footage {len(footage)} pictures; run again with --from tracking.")
@@ -115,7 +115,7 @@ def first_time(workspace: Workspace) -> float:
 
 def report_stage(job: Job) -> None:
     """report.html and report.json."""
-    footage, estimate = load_footage(job.workspace, settled=True)
+    footage, estimate = load_footage(job.workspace, "polished")
     fitted, found = load_fitted(job.workspace), load_track(job.workspace, polished=True)
     data = ReportData(
         title=job.workspace.output.name,

@@ -16,6 +16,13 @@ ALIKE = 12.0
 """Distance of two colours, in 8-bit levels, at which unmixing has half of the say."""
 UNEXPLAINED = 18.0
 """Distance of a pixel from the mixture of both colours, in 8-bit levels, that takes the say from it."""
+SEEN_WITHIN, EXPLAINED_WITHIN = 12.0, 25.0
+"""8-bit levels by which the mixture of known colours is off what is seen, and from which it is no explanation."""
+EXPECTED_WITHIN, EVEN_WHERE_SURE = 0.4, 0.2
+"""Deviation of an expected alpha of one half, and the share of it that is left where 0 or 1 is expected."""
+OFF_AT_MOST, OFF_FADES = 0.35, 0.15
+"""Share of a stretch of the band in which the outline expected is another than that of the matte (a width apart makes one half), and the
+share below it over which trust in it grows."""
 SHIFTS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
 """Where else to look for the subject's colour, in radii of the band."""
 
@@ -33,6 +40,14 @@ def nearest_colour(
     places = np.flatnonzero(sure)
     pixel_of[labels.ravel()[places]] = places
     return mean.reshape(-1, 3)[pixel_of[labels]]
+
+
+def colour_behind(
+    colour: Float[Array, "h w 3"], free: Bool[Array, "h w"], room: Float[Array, "h w 3"] | None, radius: int
+) -> Float[Array, "h w 3"]:
+    """The room's colour at every pixel: `room` where that is known (not NaN), else that of the nearest `free` pixels."""
+    near = nearest_colour(colour, free, radius)
+    return near if room is None else np.where(np.isfinite(room).all(-1, keepdims=True), room, near)
 
 
 def unmixed(
@@ -57,11 +72,8 @@ def unmixed(
     y, x = np.nonzero(band)
     colour = picture.astype(np.float32)
     seen = colour[y, x]
-    B = nearest_colour(colour, free, radius)[y, x]
+    B = colour_behind(colour, free, room, radius)[y, x]
     of_subject = nearest_colour(colour, subject, 1)
-    if room is not None:
-        known = np.isfinite(room[y, x]).all(-1)
-        B[known] = room[y, x][known]
     best = np.full(len(y), np.inf, np.float32)
     alpha, apart, unexplained = np.zeros((3, len(y)), np.float32)
     for dx, dy in SHIFTS:
@@ -77,3 +89,37 @@ def unmixed(
     out = guess.astype(np.float32).copy()
     out[y, x] = say * alpha + (1 - say) * guess[y, x]
     return out
+
+
+def unmixed_with(
+    picture: UInt8[Array, "h w 3"],
+    alpha: Float[Array, "h w"],
+    band: Bool[Array, "h w"],
+    own: Float[Array, "h w 3"],
+    expected: Float[Array, "h w"],
+    behind: Float[Array, "h w 3"],
+    radius: int,
+) -> Float[Array, "h w"]:
+    """Alpha, 0 to 1, within `band`, where the subject's own colour is known as well as the room's, and an alpha is expected; beyond the
+    band `alpha` cut at one half.
+
+    What is seen counts against what is expected: by how far the two colours are apart, and little where the expectation is sure. A pixel
+    that no mixture of the two explains is as expected, if the expectation has its outline near that of `alpha`, and stays as it was
+    otherwise (a hand before the body, which nobody expects).
+
+    Args:
+        own, behind: colours of subject and room, 8-bit levels.
+        radius: half-width of the band, pixels.
+    """
+    solid = (alpha > 0.5).astype(np.float32)
+    seen, apart = picture.astype(np.float32) - behind, own - behind
+    spread = EXPECTED_WITHIN * (2 * np.sqrt((expected * (1 - expected)).clip(0.0)) + EVEN_WHERE_SURE)
+    weight = (SEEN_WITHIN / spread) ** 2
+    share = (((seen * apart).sum(-1) + weight * expected) / ((apart**2).sum(-1) + weight)).clip(0.0, 1.0)
+    explained = np.exp(-((seen - share[..., None] * apart) ** 2).sum(-1) / (2 * EXPLAINED_WITHIN**2))
+    size = (4 * radius + 1, 4 * radius + 1)
+    inside = band.astype(np.float32)
+    off = cv2.boxFilter(np.abs(expected - solid) * inside, -1, size) / np.maximum(cv2.boxFilter(inside, -1, size), 1e-4)
+    agrees = ((OFF_AT_MOST - off) / OFF_FADES).clip(0.0, 1.0)
+    otherwise = agrees * expected + (1 - agrees) * alpha
+    return np.where(band, explained * share + (1 - explained) * otherwise, solid).astype(np.float32)
