@@ -29,6 +29,7 @@ from threevp_nerfstudio.kernels.composite import composite
 from threevp_nerfstudio.model.field import CanonicalSamples
 from threevp_nerfstudio.model.model import ThreeVPModel
 from threevp_nerfstudio.model.ray_bank import RayBank
+from threevp_nerfstudio.polish.evening import evened
 
 RAYS, ITERATIONS = 1200, 3
 SIZE, SMOOTH = 256, 1.0
@@ -97,16 +98,26 @@ class TellingPixels:
 
 def align_pictures(model: ThreeVPModel, capture: Capture, progress: Progress = lambda *_: None) -> None:
     """Set the model's corrections of body, neck and head, of every frame of the capture, to where the avatar fits its picture best. They
-    begin where they are."""
-    assert model.corrections is not None
+    begin where they are, and are evened along the video at the end."""
+    corrections = model.corrections
+    assert corrections is not None
     rng = np.random.default_rng(model.config.seed)
     frames = len(capture.frames)
+    information = np.zeros((frames, 12, 12))
     with held_still(model):
         for frame in range(frames):
             pixels = TellingPixels.of(read_rgba(capture.frames, frame), RAYS, rng)
             if len(pixels.places):
-                OnePicture(model, capture, frame, pixels, int(rng.integers(LARGEST_SEED))).align()
+                picture = OnePicture(model, capture, frame, pixels, int(rng.integers(LARGEST_SEED)))
+                information[frame] = picture.align().numpy()
             progress("aligning pictures with the avatar", frame + 1, frames)
+    found = torch.cat([corrections.body.data, corrections.head.data], 1)
+    for sequence in np.unique(capture.frames.sequence):
+        rows = np.flatnonzero(capture.frames.sequence == sequence)
+        rows = rows[np.argsort(capture.frames.times[rows], kind="stable")]
+        found[rows] = torch.from_numpy(evened(found[rows].double().cpu().numpy(), information[rows])).to(found)
+    corrections.body.data.copy_(found[:, :6])
+    corrections.head.data.copy_(found[:, 6:])
 
 
 @contextmanager
@@ -148,20 +159,25 @@ class OnePicture:
         for part, value in zip(self.own, values.split(6), strict=True):
             part.copy_(value)
 
-    def align(self) -> None:
-        """The best of all that was tried stays."""
+    def align(self) -> Float[Tensor, "12 12"]:
+        """The best of all that was tried stays. Returns what the picture tells: the matrix of the least squares, without the prior."""
+        told = torch.zeros(12, 12, dtype=torch.float64)
         if not len(self.rays.ray):
-            return
+            return told
         tried: list[tuple[float, Tensor]] = []
         for last in (*[False] * ITERATIONS, True):
             now = self.now()
             residual, position = self.residual()
-            cost, step = self.step(residual, position, now, only_cost=last)
-            tried.append((cost, now))
-            if step is None or not bool(torch.isfinite(step).all()):
+            tried.append((self.cost(residual, now), now))
+            if last:
                 break
-            self.put(now - step)
+            A, b = self.normal_equations(residual, position)
+            if not bool(torch.isfinite(A).all()):
+                break
+            told = A
+            self.put(now - torch.linalg.solve(A + torch.eye(12, dtype=A.dtype), b + now - self.start))
         self.put(min(tried, key=lambda pair: pair[0])[1])
+        return told
 
     def residual(self) -> tuple[Float[Tensor, "R"], Float[Tensor, "N 3"]]:
         """Of each ray, and the corrected samples that it depends on."""
@@ -175,17 +191,16 @@ class OnePicture:
             wanted = torch.lerp(rays.background, rays.target[:, :3], rays.target[:, 3:])
             return ((seen - wanted) * self.along).sum(-1), position
 
-    def step(
-        self, residual: Float[Tensor, "R"], position: Float[Tensor, "N 3"], now: Float[Tensor, "12"], only_cost: bool
-    ) -> tuple[float, Float[Tensor, "12"] | None]:
-        """The cost of where it stands, and what Gauss-Newton takes away from there."""
+    def cost(self, residual: Float[Tensor, "R"], now: Float[Tensor, "12"]) -> float:
+        square = (residual.detach().double().cpu() / NOISE).square()
+        return float((square / (1 + square * (NOISE / OUTLIER) ** 2)).sum() + (now - self.start).square().sum())
+
+    def normal_equations(
+        self, residual: Float[Tensor, "R"], position: Float[Tensor, "N 3"]
+    ) -> tuple[Float[Tensor, "12 12"], Float[Tensor, "12"]]:
+        """Matrix and right side of Gauss-Newton's step, without the prior."""
         r = residual.detach().double().cpu() / NOISE
-        limit = (OUTLIER / NOISE) ** 2
-        off = now - self.start
-        cost = float((r.square() / (1 + r.square() / limit)).sum() + off.square().sum())
-        if only_cost:
-            return cost, None
         (gradient,) = torch.autograd.grad(residual.sum(), position)
         J = self.corrections.sensitivity(position.detach(), gradient, self.rays.ray, len(r), self.frame).double().cpu() / NOISE
-        weighted = J * (1 + r.square() / limit).reciprocal().square()[:, None]
-        return cost, torch.linalg.solve(weighted.T @ J + torch.eye(12, dtype=J.dtype), weighted.T @ r + off)
+        weighted = J * (1 + r.square() * (NOISE / OUTLIER) ** 2).reciprocal().square()[:, None]
+        return weighted.T @ J, weighted.T @ r

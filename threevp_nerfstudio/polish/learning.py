@@ -28,6 +28,8 @@ from threevp_nerfstudio.polish.folding import Corrections
 
 AVATAR_FIRST = 1 / 3
 """Share of the steps before corrections set in."""
+ALIGNED_FIRST = 2 / 3
+"""Share of the steps after which pictures are aligned for the first time, so that the avatar gets sharper on the rest of them."""
 LARGEST = 4.0
 """In the same units: what asks for more is no error of tracking, and stays as it was."""
 SAVE_EVERY_S = 30.0
@@ -51,10 +53,12 @@ def learn_corrections(
     try:
         trainee = make_avatar("polish", configured(_method(steps), data, _all_for_training), device)
         _restore(trainee, resume)
-        _train(trainee, steps, resume, progress)
-        _save(trainee, resume)
-        trainee.schedule(1.0)  # a state that was taken up again at its end has seen none
-        align_pictures(trainee.model, trainee.data.train_dataset.capture, progress)
+        halt = round(ALIGNED_FIRST * steps)
+        if trainee.steps <= halt:
+            _train(trainee, halt, steps, resume, progress)
+            _align(trainee, halt / steps, resume, progress)
+        _train(trainee, steps, steps, resume, progress)
+        _align(trainee, 1.0, resume, progress)
     finally:
         torch.set_num_threads(threads)
     corrections = trainee.model.corrections
@@ -79,10 +83,17 @@ def _all_for_training(capture: Capture) -> Capture:
     return replace(capture, frames=replace(capture.frames, split=np.full_like(capture.frames.split, "train")))
 
 
-def _train(trainee: AvatarTrainee, steps: int, resume: Path, progress: Progress) -> None:
+def _align(trainee: AvatarTrainee, at: float, resume: Path, progress: Progress) -> None:
+    _save(trainee, resume)
+    trainee.schedule(at)  # a state that was taken up again right here has seen none
+    align_pictures(trainee.model, trainee.data.train_dataset.capture, progress)
+    trainee.optimizers["refinement"].state.clear()  # it knows where corrections were heading before
+
+
+def _train(trainee: AvatarTrainee, until: int, steps: int, resume: Path, progress: Progress) -> None:
     saved = time.monotonic()
     try:
-        while trainee.steps < steps:
+        while trainee.steps < until:
             trainee.step(trainee.steps / steps)
             progress("correcting poses by an avatar", trainee.steps, steps)
             if time.monotonic() - saved > SAVE_EVERY_S:

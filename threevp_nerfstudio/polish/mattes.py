@@ -29,7 +29,7 @@ from threevp_nerfstudio.tracking.unmixing import nearest_colour
 
 RENDERED = 256
 """Longer side of the pictures that the avatar is asked for, pixels: its outline is smooth."""
-BAND = 1 / 64
+BAND = 1 / 80
 """Half-width of the border that is looked at again, as a share of a picture's longer side."""
 OPAQUE = 0.6
 """Alpha from which the avatar's colour at a pixel is the subject's; elsewhere it is that of the nearest such pixel."""
