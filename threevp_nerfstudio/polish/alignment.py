@@ -34,6 +34,8 @@ from threevp_nerfstudio.polish.evening import evened
 RAYS, ITERATIONS = 1200, 3
 SIZE, SMOOTH = 256, 1.0
 """Longer side of the pictures, and the blur under which their slopes are taken; pixels."""
+SMALL = 0.03
+"""Step, in units of the usual error of tracking, behind which no other is taken."""
 FLAT = 0.01
 """Slope, of colours from 0 to 1 over a pixel, below which a pixel tells nothing."""
 NOISE, OUTLIER = 0.05, 0.3
@@ -96,9 +98,13 @@ class TellingPixels:
         return bundle
 
 
-def align_pictures(model: ThreeVPModel, capture: Capture, progress: Progress = lambda *_: None) -> None:
+def align_pictures(model: ThreeVPModel, capture: Capture, rays: int = RAYS, progress: Progress = lambda *_: None) -> None:
     """Set the model's corrections of body, neck and head, of every frame of the capture, to where the avatar fits its picture best. They
-    begin where they are, and are evened along the video at the end."""
+    begin where they are, and are evened along the video at the end.
+
+    Args:
+        rays: of each picture; half as many do for a first time.
+    """
     corrections = model.corrections
     assert corrections is not None
     rng = np.random.default_rng(model.config.seed)
@@ -106,7 +112,7 @@ def align_pictures(model: ThreeVPModel, capture: Capture, progress: Progress = l
     information = np.zeros((frames, 12, 12))
     with held_still(model):
         for frame in range(frames):
-            pixels = TellingPixels.of(read_rgba(capture.frames, frame), RAYS, rng)
+            pixels = TellingPixels.of(read_rgba(capture.frames, frame), rays, rng)
             if len(pixels.places):
                 picture = OnePicture(model, capture, frame, pixels, int(rng.integers(LARGEST_SEED)))
                 information[frame] = picture.align().numpy()
@@ -164,19 +170,24 @@ class OnePicture:
         told = torch.zeros(12, 12, dtype=torch.float64)
         if not len(self.rays.ray):
             return told
-        tried: list[tuple[float, Tensor]] = []
-        for last in (*[False] * ITERATIONS, True):
+        lowest, best = float("inf"), self.start
+        for iteration in range(ITERATIONS + 1):
             now = self.now()
             residual, position = self.residual()
-            tried.append((self.cost(residual, now), now))
-            if last:
+            cost = self.cost(residual, now)
+            if not cost < lowest:
+                break
+            lowest, best = cost, now
+            if iteration == ITERATIONS:
                 break
             A, b = self.normal_equations(residual, position)
             if not bool(torch.isfinite(A).all()):
                 break
-            told = A
-            self.put(now - torch.linalg.solve(A + torch.eye(12, dtype=A.dtype), b + now - self.start))
-        self.put(min(tried, key=lambda pair: pair[0])[1])
+            step, told = torch.linalg.solve(A + torch.eye(12, dtype=A.dtype), b + now - self.start), A
+            self.put(now - step)
+            if step.abs().max() < SMALL:
+                return told
+        self.put(best)
         return told
 
     def residual(self) -> tuple[Float[Tensor, "R"], Float[Tensor, "N 3"]]:

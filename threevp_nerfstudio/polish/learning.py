@@ -23,7 +23,7 @@ from threevp_nerfstudio.engine.device import usable
 from threevp_nerfstudio.engine.short_training import AvatarTrainee, configured, make_avatar
 from threevp_nerfstudio.engine.trainer import ThreeVPTrainerConfig
 from threevp_nerfstudio.model.model import ThreeVPModel
-from threevp_nerfstudio.polish.alignment import align_pictures
+from threevp_nerfstudio.polish.alignment import RAYS, align_pictures
 from threevp_nerfstudio.polish.folding import Corrections
 
 AVATAR_FIRST = 1 / 3
@@ -56,9 +56,9 @@ def learn_corrections(
         halt = round(ALIGNED_FIRST * steps)
         if trainee.steps <= halt:
             _train(trainee, halt, steps, resume, progress)
-            _align(trainee, halt / steps, resume, progress)
+            _align(trainee, halt / steps, RAYS // 2, resume, progress)
         _train(trainee, steps, steps, resume, progress)
-        _align(trainee, 1.0, resume, progress)
+        _align(trainee, 1.0, RAYS, resume, progress)
     finally:
         torch.set_num_threads(threads)
     corrections = trainee.model.corrections
@@ -83,10 +83,10 @@ def _all_for_training(capture: Capture) -> Capture:
     return replace(capture, frames=replace(capture.frames, split=np.full_like(capture.frames.split, "train")))
 
 
-def _align(trainee: AvatarTrainee, at: float, resume: Path, progress: Progress) -> None:
+def _align(trainee: AvatarTrainee, at: float, rays: int, resume: Path, progress: Progress) -> None:
     _save(trainee, resume)
     trainee.schedule(at)  # a state that was taken up again right here has seen none
-    align_pictures(trainee.model, trainee.data.train_dataset.capture, progress)
+    align_pictures(trainee.model, trainee.data.train_dataset.capture, rays, progress)
     trainee.optimizers["refinement"].state.clear()  # it knows where corrections were heading before
 
 
