@@ -24,6 +24,41 @@ FIRST_GUESS = 15_000.0
 """Rays per second, until a picture was timed."""
 
 
+class NoActionLost(RenderStateMachine):
+    """A window's render thread that keeps what comes while it takes what is pending.
+
+    nerfstudio's loop looks at the pending action and then clears it; an action that comes between the two would be cleared unseen, and
+    the window would stay as it is, coarse or with an earlier pose, until it is asked again. Here only the action that was looked at is
+    cleared, and two threads do not decide at once which action stays.
+    """
+
+    _deciding: threading.RLock
+    _taken: RenderAction | None
+
+    @classmethod
+    def adopt(cls, machine: RenderStateMachine) -> None:
+        """Make one of an existing machine, whose thread may already run."""
+        machine.__dict__.update(_deciding=threading.RLock(), _taken=None)
+        machine.__class__ = cls
+
+    @property
+    def next_action(self) -> RenderAction | None:
+        pending = self.__dict__["next_action"]
+        if threading.current_thread() is self:
+            self._taken = pending
+        return pending
+
+    @next_action.setter
+    def next_action(self, action: RenderAction | None) -> None:
+        with self._deciding:
+            if action is not None or self.__dict__["next_action"] is self._taken:
+                self.__dict__["next_action"] = action
+
+    def action(self, action: RenderAction) -> None:
+        with self._deciding:
+            super().action(action)
+
+
 class Host:
     """What the avatar's panel needs of nerfstudio's viewer.
 
@@ -77,7 +112,8 @@ class Host:
         self._rays_per_second = min(rate, self._rays_per_second + 0.3 * (rate - self._rays_per_second))
 
     def opened(self, machine: RenderStateMachine) -> None:
-        """Give a window's moving pictures a resolution that keeps up."""
+        """Give a window's moving pictures a resolution that keeps up, and see to it that none is left out."""
+        NoActionLost.adopt(machine)
         fine = machine._calculate_image_res
 
         def resolution(aspect: float) -> tuple[int, int]:  # called first in each picture
