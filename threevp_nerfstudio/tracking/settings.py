@@ -77,7 +77,7 @@ class TrackSettings:
     val_share: float = 0.16
     """Share of the performance that is held out as `val`, in three blocks."""
     polish: bool = True
-    """Correct the poses of all pictures by an avatar that is trained on them."""
+    """Correct the poses of all pictures, and the borders of mattes that are not yours, by an avatar that is trained on them."""
     polish_steps: int | None = None
     """Training steps of that avatar. Default: 5 for each picture, from 1000 to 3000."""
     overlay: bool = True
