@@ -14,6 +14,7 @@ from threevp_nerfstudio.capture.capture import load_capture
 from threevp_nerfstudio.data.dataparser import cameras_of
 from threevp_nerfstudio.polish import mattes
 from threevp_nerfstudio.polish.mattes import Rims
+from threevp_nerfstudio.polish.rays import rays_through
 from threevp_nerfstudio.tracking.mattes import border
 
 FRAME = 3
@@ -53,3 +54,12 @@ def test_poses_are_those_of_the_capture_it_is_asked_for(avatar, tiny_capture: Pa
     capture = load_capture(tiny_capture)
     Rims(avatar, capture)
     assert len(avatar.performance.motion_index) == len(capture.frames)
+
+
+def test_rays_go_through_the_same_places_at_any_size(tiny_capture: Path):
+    """Also at sizes that are no whole fraction of the picture's."""
+    capture = load_capture(tiny_capture)
+    places = np.array([[0.0, 0.0], [24.0, 24.0], [48.0, 48.0], [11.5, 40.5]])
+    own = rays_through(capture, FRAME, places, (48, 48))
+    reduced = rays_through(capture, FRAME, places * [17 / 48, 19 / 48], (19, 17))
+    torch.testing.assert_close(reduced.directions, own.directions, atol=1e-5, rtol=0)

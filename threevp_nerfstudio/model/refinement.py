@@ -30,7 +30,6 @@ from threevp_nerfstudio.model.performance import Performance
 
 EXPECTED = (0.02, 0.003, 0.1)
 """Typical errors of tracking, of which corrections are multiples: radians, metres, expression units."""
-PARTS = ("body", "neck", "head")
 WEIGHT_CELL, WEIGHT_MARGIN = 0.015, 0.1
 """Cells of the grid that says which part a place belongs to, and how far it reaches beyond the template; metres."""
 

@@ -23,13 +23,13 @@ from numpy import ndarray as Array
 from torch import Tensor
 
 from threevp_nerfstudio.capture.capture import Capture, read_rgba
-from threevp_nerfstudio.data.dataparser import cameras_of
 from threevp_nerfstudio.kernels.bank import LARGEST_SEED, RayBatch
 from threevp_nerfstudio.kernels.composite import composite
 from threevp_nerfstudio.model.field import CanonicalSamples
 from threevp_nerfstudio.model.model import ThreeVPModel
 from threevp_nerfstudio.model.ray_bank import RayBank
 from threevp_nerfstudio.polish.evening import evened
+from threevp_nerfstudio.polish.rays import rays_through
 
 RAYS, ITERATIONS = 1200, 3
 SIZE, SMOOTH = 256, 1.0
@@ -85,9 +85,7 @@ class TellingPixels:
 
     def rays(self, capture: Capture, frame: int) -> RayBundle:
         """With all that `ThreeVPModel.march_rays` asks for."""
-        camera = cameras_of(capture, np.array([frame]))
-        camera.rescale_output_resolution(self.size[0] / float(camera.width))
-        bundle = camera.generate_rays(camera_indices=0, coords=torch.from_numpy(self.places).float())
+        bundle = rays_through(capture, frame, self.places, self.size)
         R = len(self.places)
         bundle.metadata = {
             "frame": torch.full((R, 1), frame),

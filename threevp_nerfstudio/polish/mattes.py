@@ -16,12 +16,11 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray as Array
-from torch import Tensor
 
 from threevp_nerfstudio.capture.capture import Capture
-from threevp_nerfstudio.data.dataparser import cameras_of
-from threevp_nerfstudio.model.model import BACKGROUNDS, ThreeVPModel
+from threevp_nerfstudio.model.model import ThreeVPModel
 from threevp_nerfstudio.model.performance import performance_of
+from threevp_nerfstudio.polish.rays import rays_through
 from threevp_nerfstudio.tracking.footage import Footage
 from threevp_nerfstudio.tracking.mattes import Matting, border, reconsidered
 from threevp_nerfstudio.tracking.store import PictureWriter, open_pictures
@@ -59,32 +58,27 @@ class Rims:
     @torch.no_grad()
     def __call__(self, frame: int, band: Bool[Array, "h w"], solid: Bool[Array, "h w"]) -> Rim:
         """`solid` stands for the avatar's alpha outside of the band."""
-        camera = cameras_of(self.capture, np.array([frame]))
         h, w = band.shape
-        camera.rescale_output_resolution(min(1.0, RENDERED / max(h, w)))
-        size = (int(camera.width), int(camera.height))
+        scale = min(1.0, RENDERED / max(h, w))
+        size = (round(scale * w), round(scale * h))
         there = cv2.dilate(cv2.resize(band.astype(np.float32), size, interpolation=cv2.INTER_AREA), np.ones((3, 3))) > 0
         y, x = np.nonzero(there)
-        rgb, alpha = self._rendered(camera, torch.from_numpy(np.stack([y, x], -1) + 0.5).float(), frame)
+        rgba = self._rendered(frame, np.stack([y, x], -1) + 0.5, size)
         expected = np.where(there, 0.0, cv2.resize(solid.astype(np.float32), size, interpolation=cv2.INTER_AREA)).astype(np.float32)
-        expected[y, x] = alpha
+        expected[y, x] = rgba[:, 3]
         own = np.zeros((*there.shape, 3), np.float32)
-        own[y, x] = 255 * rgb
+        own[y, x] = 255 * rgba[:, :3]
         sure = there & (expected > OPAQUE)
         if sure.any():
             own = np.where(sure[..., None], own, nearest_colour(own, sure, 1))
         return Rim(*(cv2.resize(part, (w, h), interpolation=cv2.INTER_LINEAR) for part in (own, expected)))
 
-    def _rendered(self, camera, pixels: Float[Tensor, "R 2"], frame: int) -> tuple[Float[Array, "R 3"], Float[Array, "R"]]:
-        """The avatar's own colour and its alpha at some pixels (row, column)."""
+    def _rendered(self, frame: int, places: Float[Array, "R 2"], size: tuple[int, int]) -> Float[Array, "R 4"]:
+        """The avatar with straight alpha at some pixels (row, column) of a picture of `size`."""
         model = self.avatar
-        rays = camera.to(model.device).generate_rays(camera_indices=0, coords=pixels.to(model.device))
+        rays = rays_through(self.capture, frame, places, size).to(model.device)
         pose = model.stage(model.performance.at_frames(torch.tensor([frame], device=model.device)))
-        seen = model.render_rays(rays.origins, rays.directions, pose)
-        alpha = seen["accumulation"]
-        background = torch.tensor(BACKGROUNDS[model.config.background_color], device=alpha.device)
-        rgb = (seen["rgb"] - (1 - alpha) * background) / alpha.clamp_min(0.1)
-        return rgb.clamp(0.0, 1.0).cpu().numpy(), alpha[:, 0].cpu().numpy()
+        return model.get_rgba_image(model.render_rays(rays.origins, rays.directions, pose)).cpu().numpy()
 
 
 def remade_mattes(

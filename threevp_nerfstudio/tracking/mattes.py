@@ -129,7 +129,7 @@ def reconsidered(
     free = ~band & (alpha < 128)
     if not free.any():
         return alpha
-    known = None if room is None else _known_room(picture, _surely_free(picture, P, room), room)
+    known = _known_room(picture, _surely_free(picture, P, room), room)
     behind = colour_behind(picture.astype(np.float32), free, known, radius // 2)
     found = unmixed_with(picture, alpha.astype(np.float32) / 255, band, own, expected, behind, radius)
     return np.round(found * 255).astype(np.uint8)
