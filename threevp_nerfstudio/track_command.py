@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from threevp_nerfstudio.errors import FootageError
-from threevp_nerfstudio.tracking.settings import FromStage, TrackSettings
+from threevp_nerfstudio.tracking.settings import FromStage, Stage, TrackSettings
 
 
 @dataclass
@@ -49,27 +49,25 @@ class Track(TrackSettings):
 
     def track(self, console: Console) -> None:
         """All stages that are not done."""
+        from threevp_nerfstudio.engine.workers import sharing
         from threevp_nerfstudio.polish.stage import check_settings, polish_stage
         from threevp_nerfstudio.tracking import steps_input, steps_output
-        from threevp_nerfstudio.tracking.stages import run_stages
+        from threevp_nerfstudio.tracking.stages import StageFunction, run_stages
 
         check_settings(self)
-        run_stages(
-            self,
-            {
-                "frames": steps_input.frames_stage,
-                "mattes": steps_input.mattes_stage,
-                "landmarks": steps_input.landmarks_stage,
-                "camera": steps_input.camera_stage,
-                "template": steps_output.template_stage,
-                "tracking": steps_output.tracking_stage,
-                "capture": steps_output.capture_stage,
-                "polish": polish_stage,
-                "report": self.report_and_overlay,
-            },
-            self.from_stage,
-            console,
-        )
+        functions: dict[Stage, StageFunction] = {
+            "frames": steps_input.frames_stage,
+            "mattes": steps_input.mattes_stage,
+            "landmarks": steps_input.landmarks_stage,
+            "camera": steps_input.camera_stage,
+            "template": steps_output.template_stage,
+            "tracking": steps_output.tracking_stage,
+            "capture": steps_output.capture_stage,
+            "polish": polish_stage,
+            "report": self.report_and_overlay,
+        }
+        with sharing(self.workers):
+            run_stages(self, functions, self.from_stage, console)
         console.print(f"capture: {self.output}\nreport: {self.output / 'report.html'}", highlight=False)
         console.print(f"next: ns-train threevp-small --data {self.output}   (CPU; threevp on CUDA)", highlight=False)
 

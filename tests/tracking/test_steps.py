@@ -11,6 +11,7 @@ from rich.console import Console
 
 from tests.tracking.footage_files import encode, room, scene
 from tests.tracking.test_input import face, turn
+from threevp_nerfstudio.engine.workers import sharing
 from threevp_nerfstudio.errors import FootageError
 from threevp_nerfstudio.tracking import steps_input
 from threevp_nerfstudio.tracking.settings import STAGES, TrackSettings
@@ -33,7 +34,7 @@ def person(picture: np.ndarray) -> np.ndarray:
 
 @pytest.fixture
 def networks(monkeypatch: pytest.MonkeyPatch):
-    """Stand-ins; the face detector plays a full turn of 40 pictures, then looks ahead."""
+    """Stand-ins; the face detector plays a full turn of 40 pictures, then looks ahead. It counts them, so one worker sees them all."""
     yaw = np.concatenate([turn(40), np.zeros(1000)])
     seen = {"i": 0}
 
@@ -52,6 +53,8 @@ def networks(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(steps_input, "person_segmenter", lambda: person)
     monkeypatch.setattr(steps_input, "face_detector", detector)
     monkeypatch.setattr(steps_input.mediapipe_home, "available", lambda: True)
+    with sharing(1):
+        yield
 
 
 def run(output: Path, upto: str = "camera", **options) -> Workspace:

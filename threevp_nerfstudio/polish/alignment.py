@@ -23,6 +23,7 @@ from numpy import ndarray as Array
 from torch import Tensor
 
 from threevp_nerfstudio.capture.capture import Capture, read_rgba
+from threevp_nerfstudio.engine.workers import shared
 from threevp_nerfstudio.kernels.bank import LARGEST_SEED, RayBatch
 from threevp_nerfstudio.kernels.composite import composite
 from threevp_nerfstudio.model.field import CanonicalSamples
@@ -105,17 +106,24 @@ def align_pictures(model: ThreeVPModel, capture: Capture, rays: int = RAYS, prog
     """
     corrections = model.corrections
     assert corrections is not None
-    rng = np.random.default_rng(model.config.seed)
+    found = torch.cat([corrections.body.data, corrections.head.data], 1)
     frames = len(capture.frames)
     information = np.zeros((frames, 12, 12))
+
+    def aligned(frame: int) -> tuple[Float[Array, "12"], Float[Array, "12 12"]] | None:
+        rng = np.random.default_rng((model.config.seed, frame))
+        pixels = TellingPixels.of(read_rgba(capture.frames, frame), rays, rng)
+        if not len(pixels.places):
+            return None
+        picture = OnePicture(model, capture, frame, pixels, int(rng.integers(LARGEST_SEED)))
+        told = picture.align().numpy()
+        return picture.now().numpy(), told
+
     with held_still(model):
-        for frame in range(frames):
-            pixels = TellingPixels.of(read_rgba(capture.frames, frame), rays, rng)
-            if len(pixels.places):
-                picture = OnePicture(model, capture, frame, pixels, int(rng.integers(LARGEST_SEED)))
-                information[frame] = picture.align().numpy()
+        for frame, result in enumerate(shared(range(frames), lambda: aligned, gradients=True)):
+            if result is not None:
+                found[frame], information[frame] = torch.from_numpy(result[0]).to(found), result[1]
             progress("aligning pictures with the avatar", frame + 1, frames)
-    found = torch.cat([corrections.body.data, corrections.head.data], 1)
     for sequence in np.unique(capture.frames.sequence):
         rows = np.flatnonzero(capture.frames.sequence == sequence)
         rows = rows[np.argsort(capture.frames.times[rows], kind="stable")]

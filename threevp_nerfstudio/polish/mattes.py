@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray as Array
 
 from threevp_nerfstudio.capture.capture import Capture
+from threevp_nerfstudio.engine.workers import shared
 from threevp_nerfstudio.model.model import ThreeVPModel
 from threevp_nerfstudio.model.performance import performance_of
 from threevp_nerfstudio.polish.rays import rays_through
@@ -90,14 +91,18 @@ def remade_mattes(
     """
     frame_of = {int(row): frame for frame, row in enumerate(rows)}
     radius = max(2, round(BAND * max(footage.alpha.shape[1:])))
+
+    def remade(i: int) -> UInt8[Array, "h w"]:
+        alpha, picture = np.asarray(footage.alpha[i]), np.asarray(footage.rgb[i])
+        solid = alpha > 127
+        if i not in frame_of or not (band := border(solid, radius)).any():
+            return alpha
+        rim = rims(frame_of[i], band, solid)
+        P = None if source.coarse is None else np.asarray(source.coarse[i])
+        return reconsidered(picture, alpha, P, source.room, band, rim.colour, rim.alpha, radius)
+
     with PictureWriter(path, footage.alpha.shape[1:]) as writer:
-        for i in range(len(footage)):
-            alpha, picture = np.asarray(footage.alpha[i]), np.asarray(footage.rgb[i])
-            solid = alpha > 127
-            if i in frame_of and (band := border(solid, radius)).any():
-                rim = rims(frame_of[i], band, solid)
-                P = None if source.coarse is None else np.asarray(source.coarse[i])
-                alpha = reconsidered(picture, alpha, P, source.room, band, rim.colour, rim.alpha, radius)
+        for i, alpha in enumerate(shared(range(len(footage)), lambda: remade)):
             writer.append(alpha)
             progress("mattes by the avatar", i + 1, len(footage))
     return open_pictures(path)

@@ -23,6 +23,8 @@ STEPS_EACH, STEPS = 5, (1000, 3000)
 
 def check_settings(settings: TrackSettings) -> None:
     """Raises `FootageError`, before any work, for what would be refused after most of it."""
+    if settings.workers is not None and settings.workers < 1:
+        raise FootageError(f"--workers {settings.workers}: at least one is needed.")
     if not 0 <= settings.val_share < 0.9:
         raise FootageError(f"--val-share {settings.val_share:g}: a share from 0 to 0.9 is expected.")
     if settings.polish and settings.polish_steps is not None and settings.polish_steps < FEWEST_STEPS:

@@ -13,6 +13,7 @@ from numpy import ndarray as Array
 
 from threevp_nerfstudio.body.body_model import stored
 from threevp_nerfstudio.body.template import FORMAT_VERSION
+from threevp_nerfstudio.engine.workers import shared
 from threevp_nerfstudio.errors import TrackError
 from threevp_nerfstudio.tracking.fitted import FittedTemplate
 from threevp_nerfstudio.tracking.footage import Footage
@@ -43,8 +44,11 @@ def export_capture(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     rows = np.flatnonzero(good)
-    for n, i in enumerate(rows):
+
+    def written(i: int) -> None:
         save_rgba(partial / names[i], straight_alpha(footage.rgb[i], footage.alpha[i]))
+
+    for n, _ in enumerate(shared(rows.tolist(), lambda: written)):
         progress("writing pictures", n + 1, len(rows))
     shutil.rmtree(images, ignore_errors=True)
     partial.replace(images)

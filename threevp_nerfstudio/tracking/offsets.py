@@ -20,6 +20,7 @@ from scipy.sparse.linalg import splu
 from scipy.spatial import cKDTree
 
 from threevp_nerfstudio.body.mesh import components, smoothness, vertex_normals
+from threevp_nerfstudio.engine.workers import shared
 from threevp_nerfstudio.tracking.evidence import project
 from threevp_nerfstudio.tracking.parts import Parts
 from threevp_nerfstudio.tracking.shape import TurnEstimate, TurnProblem
@@ -46,21 +47,28 @@ def fit_offsets(problem: TurnProblem, estimate: TurnEstimate, level: int | None)
     A, b = sp.csr_matrix((V, V)), np.zeros(V)
     looks = None if level is None else problem.looks(estimate)
     sums = _Sums(V)
-    for k, pose in enumerate(estimate.poses):
+
+    def look(k: int):
         seen = problem.seen(k, estimate)
-        placed = rig.place(rig.points, pose)
+        placed = rig.place(rig.points, estimate.poses[k])
         view = problem.observer.look(placed.camera, seen.camera)
         outward = np.einsum("nrc,nc->nr", placed.linear, normals)
-        rows, values, residual, weight = _outline(seen, placed.camera, outward, view.outline)
-        J = sp.csr_matrix((values, (np.repeat(np.arange(len(residual)), 2), rows.reshape(-1))), shape=(len(residual), V))
-        A = A + J.T @ sp.diags(weight) @ J
-        b -= J.T @ (weight * residual)
+        outline, colours = _outline(seen, placed.camera, outward, view.outline), None
         if looks is not None:
             assert level is not None
             rows = np.flatnonzero(view.visible & (view.facing > 0.3) & problem.parts.skin & (looks.trust > 0.3))
             predicted = looks.predicted(level, rows, view.normals[rows])
             term = colour_term(seen, level, placed.camera[rows], outward[rows][:, :, None], predicted, view.facing[rows])
-            sums.add(rows, term.residual / COLOUR_NOISE, term.J[:, :, 0] / COLOUR_NOISE, COLOUR_WEIGHT * view.facing[rows])
+            colours = rows, term.residual / COLOUR_NOISE, term.J[:, :, 0] / COLOUR_NOISE, COLOUR_WEIGHT * view.facing[rows]
+        return outline, colours
+
+    for outline, colours in shared(range(len(estimate.poses)), lambda: look):
+        rows, values, residual, weight = outline
+        J = sp.csr_matrix((values, (np.repeat(np.arange(len(residual)), 2), rows.reshape(-1))), shape=(len(residual), V))
+        A = A + J.T @ sp.diags(weight) @ J
+        b -= J.T @ (weight * residual)
+        if colours is not None:
+            sums.add(*colours)
     diagonal, pull = sums.centred()
     current = (estimate.offset * normals).sum(1)
     step = _smooth_step(problem, A + sp.diags(diagonal), b + pull, current, rig.points.rest - estimate.offset)

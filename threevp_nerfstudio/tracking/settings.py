@@ -82,6 +82,8 @@ class TrackSettings:
     """Training steps of that avatar. Default: 5 for each picture, from 1000 to 3000."""
     overlay: bool = True
     """Write overlay.mp4: the posed template over the pictures."""
+    workers: int | None = None
+    """Processes that share the work on a CPU. Default: one per core, 8 at most. What is found does not depend on it; memory does."""
 
     def sources_given(self) -> bool:
         return self.video is not None or self.static is not None or self.dynamic is not None
@@ -98,7 +100,7 @@ CONCERNS: dict[str, Stage] = {
     **dict.fromkeys(("polish", "polish_steps"), "polish"),
     "overlay": "report",
 }
-"""The first stage that a setting changes; `output` and `install` change none."""
+"""The first stage that a setting changes; `output`, `install` and `workers` change none."""
 
 
 def concerning(settings: TrackSettings, stage: Stage) -> dict[str, str]:

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from numpy import ndarray as Array
 
+from threevp_nerfstudio.engine.workers import shared
 from threevp_nerfstudio.tracking.footage import Footage
 from threevp_nerfstudio.tracking.mattes import Matting, refine
 from threevp_nerfstudio.tracking.store import PictureWriter, open_pictures
@@ -37,10 +38,14 @@ class Settling:
         """The mattes; mapped into memory."""
         if not self.path.is_file():
             N, h, w = self.footage.alpha.shape
+
+            def settled(i: int) -> UInt8[Array, "h w"]:
+                covered = silhouette(i)
+                return np.asarray(self.footage.alpha[i]) if covered is None else self._settled(i, covered)
+
             with PictureWriter(self.path, (h, w)) as writer:
-                for i in range(N):
-                    covered = silhouette(i)
-                    writer.append(np.asarray(self.footage.alpha[i]) if covered is None else self._settled(i, covered))
+                for i, alpha in enumerate(shared(range(N), lambda: settled)):
+                    writer.append(alpha)
                     self.progress("mattes", i + 1, N)
         return open_pictures(self.path)
 

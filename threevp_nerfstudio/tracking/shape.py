@@ -14,13 +14,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray as Array
 from scipy.spatial.transform import Rotation
 
 from threevp_nerfstudio.body.body_model import BodyModel
+from threevp_nerfstudio.engine.workers import shared
 from threevp_nerfstudio.errors import TrackError
-from threevp_nerfstudio.tracking.appearance import Appearance, gather, sight
+from threevp_nerfstudio.tracking.appearance import Appearance, Sight, gather, sight
 from threevp_nerfstudio.tracking.evidence import Evidence, project
 from threevp_nerfstudio.tracking.face_points import FacePoints
 from threevp_nerfstudio.tracking.fitted import azimuth_of
@@ -37,7 +38,7 @@ from threevp_nerfstudio.tracking.posing import (
     step_pose,
 )
 from threevp_nerfstudio.tracking.shared_colours import SharedColours
-from threevp_nerfstudio.tracking.terms import System, add_colours, add_landmarks, add_outline, colour_term
+from threevp_nerfstudio.tracking.terms import ColourTerm, System, add_colours, add_landmarks, add_outline, colour_term
 from threevp_nerfstudio.tracking.visibility import Observer, View, overlap
 
 LANDMARKS_SEEN = np.radians(60.0)
@@ -94,6 +95,19 @@ class ShapeReport:
     photometric: float
     overlaps: tuple[float, ...] = ()
     """Intersection over union of template and matte in each picture."""
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """What one picture says at an estimate. All but the overlap are missing where nothing of the template is in view."""
+
+    overlap: float
+    part: System | None = None
+    outline: Float[Array, "n"] | None = None
+    landmarks: Float[Array, "l"] | None = None
+    rows: Int[Array, "m"] | None = None
+    """Vertices whose colours were compared."""
+    term: ColourTerm | None = None
 
 
 class TurnProblem:
@@ -169,12 +183,13 @@ class TurnProblem:
     def looks(self, estimate: TurnEstimate) -> Appearance:
         """The colours that the pictures agree on."""
         rig = self.rig(estimate)
-        sights = []
-        for k, pose in enumerate(estimate.poses):
+
+        def look(k: int) -> Sight:
             seen = self.seen(k, estimate)
-            x = rig.place(rig.points, pose).camera
-            sights.append(sight(seen, x, self.observer.look(x, seen.camera, with_outline=False)))
-        return gather(sights)
+            x = rig.place(rig.points, estimate.poses[k]).camera
+            return sight(seen, x, self.observer.look(x, seen.camera, with_outline=False))
+
+        return gather(list(shared(range(len(estimate.poses)), lambda: look)))
 
     def linearise(
         self, estimate: TurnEstimate, basis: Float[Array, "K V 3"], looks: Appearance | None, level: int, dressed: bool
@@ -182,30 +197,28 @@ class TurnProblem:
         """The system at an estimate, and how well it meets the pictures."""
         rig, each = self.rig(estimate), self.sway.count
         system = System.empty(self.head + each * len(self.pictures))
-        shared = SharedColours(self.sample, len(self.order), len(system.g))
+        shared_colours = SharedColours(self.sample, len(self.order), len(system.g))
+        count = DRESSED_COLOURS_COUNT if dressed else COLOURS_COUNT
         landmarks, outlines, ious, colours = [], [], [], []
-        for k, pose in enumerate(estimate.poses):
-            seen = self.seen(k, estimate)
-            part = System.empty(self.head + each)
-            x = rig.place(rig.points, pose).camera
-            view = self.observer.look(x, seen.camera)
-            if not view.visible.any():
-                ious.append(0.0)
+
+        def look(k: int) -> _Picture:
+            return self._picture(k, estimate, rig, basis, looks, level, dressed, count)
+
+        for k, found in enumerate(shared(range(len(estimate.poses)), lambda: look)):
+            ious.append(found.overlap)
+            if found.part is None:
                 continue
-            ious.append(overlap(view.covered, seen.inside, self.observer.coarseness))
-            count = DRESSED_OUTLINE_COUNT if dressed and looks is not None else OUTLINE_COUNT
-            outlines.append(self._outline(part, seen, rig, pose, basis, view, dressed, count))
-            landmarks.append(self._landmarks(part, seen, rig, pose, basis))
-            if looks is not None:
-                colours_count = DRESSED_COLOURS_COUNT if dressed else COLOURS_COUNT
-                rows, term = self._colours(part, seen, rig, pose, basis, view, looks, level, colours_count)
-                shared.add(rows, term, colours_count, _columns(k, self.head, each))
-                colours.append(np.abs(term.residual).mean(1))
-            _scatter(system, part, _columns(k, self.head, each))
+            columns = _columns(k, self.head, each)
+            outlines.append(found.outline)
+            landmarks.append(found.landmarks)
+            if found.term is not None:
+                shared_colours.add(found.rows, found.term, count, columns)
+                colours.append(np.abs(found.term.residual).mean(1))
+            _scatter(system, found.part, columns)
         if np.mean(np.array(ious) > 0) < 0.5:
             raise TrackError(GONE)
         if looks is not None:
-            shared.eliminate(system)
+            shared_colours.eliminate(system)
         self._priors(system, estimate)
 
         def mean(values: list[Array]) -> float:
@@ -213,6 +226,22 @@ class TurnProblem:
             return float(np.mean(kept)) if kept else np.nan
 
         return system, ShapeReport(system.cost, mean(landmarks), mean(outlines), float(np.mean(ious)), mean(colours), tuple(ious))
+
+    def _picture(
+        self, k: int, estimate: TurnEstimate, rig: PosedRig, basis: Array, looks: Appearance | None, level: int, dressed: bool, count: float
+    ) -> _Picture:  # fmt: skip
+        seen, pose = self.seen(k, estimate), estimate.poses[k]
+        view = self.observer.look(rig.place(rig.points, pose).camera, seen.camera)
+        if not view.visible.any():
+            return _Picture(0.0)
+        part = System.empty(self.head + self.sway.count)
+        outlines_count = DRESSED_OUTLINE_COUNT if dressed and looks is not None else OUTLINE_COUNT
+        outline = self._outline(part, seen, rig, pose, basis, view, dressed, outlines_count)
+        landmarks = self._landmarks(part, seen, rig, pose, basis)
+        rows, term = None, None
+        if looks is not None:
+            rows, term = self._colours(part, seen, rig, pose, basis, view, looks, level, count)
+        return _Picture(overlap(view.covered, seen.inside, self.observer.coarseness), part, outline, landmarks, rows, term)
 
     def _outline(self, part, seen, rig, pose, basis, view: View, dressed: bool, count: float) -> Array:
         a, b = view.outline.T

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from numpy import ndarray as Array
 
+from threevp_nerfstudio.engine.workers import shared
 from threevp_nerfstudio.errors import FootageError, TrackError
 from threevp_nerfstudio.tracking import mediapipe_home
 from threevp_nerfstudio.tracking.background import Background, diverse, from_plate
@@ -22,7 +23,6 @@ from threevp_nerfstudio.tracking.ingest import Geometry, Source, ingest, plan_ge
 from threevp_nerfstudio.tracking.landmarks import assemble, face_detector, find_in, user_landmarks
 from threevp_nerfstudio.tracking.mattes import (
     Matting,
-    Segment,
     learn_room,
     matte_quality,
     person_segmenter,
@@ -99,15 +99,15 @@ def sources(settings: TrackSettings) -> list[Source]:
     return [Source(clip, stride=s.stride) for clip in clips]
 
 
-def segmenter(job: Job) -> Segment | None:
-    """The person segmentation, installed first if need be; None where the user's plate or mattes do without it."""
+def segments(job: Job) -> bool:
+    """Whether the person is segmented, MediaPipe installed for it if need be; not where the user's plate or mattes do without it."""
     if not mediapipe_home.available():
         if job.settings.plate is not None or job.settings.mattes is not None:
-            return None
+            return False
         if job.settings.install:
             job.say(f"getting MediaPipe {mediapipe_home.VERSION} (35 MB) from the package index into {mediapipe_home.home()} ...")
             mediapipe_home.install()
-    return person_segmenter()
+    return True
 
 
 def frames_stage(job: Job) -> None:
@@ -117,7 +117,7 @@ def frames_stage(job: Job) -> None:
     clip: Clip = parts[0].clip
     crop = parse_crop(job.settings.crop)
     if job.settings.crop == "auto" and job.settings.mattes is None and (mediapipe_home.available() or job.settings.plate is None):
-        crop = automatic_crop(parts, segmenter(job), job.note)
+        crop = automatic_crop(parts, person_segmenter() if segments(job) else None, job.note)
     if job.settings.size < 64:
         raise FootageError(f"--size {job.settings.size} is too small to track a face; 256 or more make sense.")
     result = ingest(parts, plan_geometry(clip, job.settings.size, crop), folder, job.progress)
@@ -197,13 +197,17 @@ def _user_mattes(job: Job, stored: Stored, writer: PictureWriter) -> None:
 
 def _made_mattes(job: Job, stored: Stored, folder: Path, writer: PictureWriter) -> UInt8[Array, "M h w"] | None:
     """Segment and refine; returns the coarse probabilities (on disk), or None without a network."""
-    segment = segmenter(job)
     count, height, width = stored.rgb.shape[:3]
     coarse = None
-    if segment is not None:
+    if segments(job):
+
+        def finder():
+            segment = person_segmenter()  # its threads do not live on in a fork: each worker has its own
+            return lambda i: segment(stored.rgb[i])
+
         with PictureWriter(folder / "coarse.npy", (height, width)) as coarse_writer:
-            for i, picture in enumerate(stored.rgb):
-                coarse_writer.append(segment(picture))
+            for i, found in enumerate(shared(range(count), finder)):
+                coarse_writer.append(found)
                 job.progress("finding the person", i + 1, count)
         coarse = open_pictures(folder / "coarse.npy")
         if float(np.median([(p > 127).mean() for p in coarse])) < 0.003:
@@ -288,13 +292,17 @@ def landmarks_stage(job: Job) -> None:
     else:
         if not mediapipe_home.available() and job.settings.install:
             mediapipe_home.install()
-        detect = face_detector()
+
+        def finder():
+            detect = face_detector()  # its threads do not live on in a fork: each worker has its own
+            return lambda i: find_in(rgb[i], alpha[i], detect)
+
         faces = []
-        for i in range(len(rows)):
-            faces.append(find_in(rgb[i], alpha[i], detect))
+        for i, found_here in enumerate(shared(range(len(rows)), finder)):
+            faces.append(found_here)
             job.progress("finding the face", i + 1, len(rows))
         found = assemble(faces, times)
-        _several_people(job, rgb, detect, times)
+        _several_people(job, rgb, face_detector(), times)
     seen = found.score > 0
     if not seen.any():
         raise FootageError(

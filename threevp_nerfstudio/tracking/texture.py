@@ -12,6 +12,7 @@ from scipy.ndimage import distance_transform_edt
 
 from threevp_nerfstudio.body.bake import texels
 from threevp_nerfstudio.body.labels import face_colours, faces_in
+from threevp_nerfstudio.engine.workers import shared
 from threevp_nerfstudio.tracking.evidence import project
 from threevp_nerfstudio.tracking.footage import Footage, PinholeCamera
 from threevp_nerfstudio.tracking.lighting import harmonics
@@ -44,17 +45,21 @@ def bake_texture(
     corners = np.asarray(template.faces, dtype=np.int64)[face]
     observer = Observer(rig.points.rest, template.faces)
     total, weight = np.zeros((len(at), 3)), np.full(len(at), 1e-12)
-    for n, (i, pose) in enumerate(zip(frames, poses, strict=True)):
-        x = rig.place(rig.points, pose).camera
+
+    def look(n: int) -> tuple[Array, Array, Array]:
+        x = rig.place(rig.points, poses[n]).camera
         view = observer.look(x, camera, with_outline=False)
         rows = np.flatnonzero(view.visible[corners].all(1))
         points = np.einsum("nk,nkc->nc", bary[rows], x[corners[rows]])
         normals = np.einsum("nk,nkc->nc", bary[rows], view.normals[corners[rows]])
         normals /= np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-9)
         facing = -(normals * points).sum(1) / np.linalg.norm(points, axis=1)
-        colours, alpha = _colours(footage, int(i), camera, points)
+        colours, alpha = _colours(footage, int(frames[n]), camera, points)
         w = np.clip(facing, 0, 1) ** SHARPNESS * (alpha > 0.98)
-        total[rows] += w[:, None] * colours / np.maximum(harmonics(normals) @ lighting, 0.2)
+        return rows, w, colours / np.maximum(harmonics(normals) @ lighting, 0.2)
+
+    for n, (rows, w, colours) in enumerate(shared(range(len(poses)), lambda: look)):
+        total[rows] += w[:, None] * colours
         weight[rows] += w
         progress(n + 1, len(frames))
     return _filled(template, size, at, face, total / weight[:, None], weight > 1e-3)

@@ -2,13 +2,17 @@
 
 Forward through the pictures, each from where the one before left off; a picture that fits badly starts afresh. Then
 backward, each drawn to the estimates on both sides of it. The cost grows linearly with the number of pictures.
+
+Pictures are tracked in stretches that workers share. A stretch starts afresh, and once it is tracked its seam is joined: its first pictures
+are tracked again from where the stretch before left off, until they come to the same.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +21,8 @@ from jaxtyping import Bool, Float
 from numpy import ndarray as Array
 
 from threevp_nerfstudio.capture.cameras import pixel_directions
+from threevp_nerfstudio.engine.workers import streamed
+from threevp_nerfstudio.errors import TrackError
 from threevp_nerfstudio.tracking.appearance import Appearance
 from threevp_nerfstudio.tracking.confidence import confidence, head_rotation_jacobian
 from threevp_nerfstudio.tracking.depth import steadied
@@ -35,7 +41,7 @@ from threevp_nerfstudio.tracking.motion_prior import (
     usual,
 )
 from threevp_nerfstudio.tracking.parts import MOVES, find_parts
-from threevp_nerfstudio.tracking.posing import Pose, PosedRig, between_transforms, head_pivot
+from threevp_nerfstudio.tracking.posing import Pose, PosedRig, between_transforms, head_pivot, head_pose
 from threevp_nerfstudio.tracking.restart import restart
 from threevp_nerfstudio.tracking.seat import Seat, find_seat
 from threevp_nerfstudio.tracking.settling import Silhouette
@@ -47,8 +53,15 @@ __all__ = ["Track", "TrackOptions", "track"]
 
 Settle = Callable[[Silhouette], Array]
 """Mattes (N, h, w) of all pictures, from what the template covers in them."""
-STATE_VERSION = 1
+STATE_VERSION = 2
 SAVE_EVERY_S = 20.0
+STRETCH = 100
+"""Pictures of a stretch, about."""
+LONGEST_SEAM = 16
+"""Pictures after which a stretch is left as it was tracked by itself."""
+SAME_TURN, SAME_CHANNEL = np.radians(0.1), 0.03
+"""Differences of the head's turn and of a channel up to which two estimates of a picture are the same."""
+WORSE_JOINED = 1.1
 RETRY_AFTER = 5
 """Pictures between two attempts to find a lost subject again."""
 TURN_SCHEDULE = ((1, 2), (2, 3))
@@ -98,29 +111,49 @@ def _run(
 ) -> None:
     N, saved = len(state.expression), time.monotonic()
 
-    def kept() -> None:
+    def share(jobs: list[Callable[[_State], Iterator[int]]], what: str) -> None:
+        """What jobs find goes into the state as it comes. Each works on a copy of its own, so that none sees what others find."""
         nonlocal saved
-        if resume is not None and time.monotonic() - saved > SAVE_EVERY_S:
-            state.save(resume)
-            saved = time.monotonic()
+        before, done = state.copy(), getattr(state, what)
 
-    while state.forward < N:
-        tracker.forward(state, state.forward)
-        state.forward += 1
-        progress("forward", state.forward, N)
-        kept()
+        def finding(job: Callable[[_State], Iterator[int]]) -> Iterator[tuple[int, dict[str, Array]]]:
+            own = before.copy()
+            for i in job(own):
+                yield i, own.row(i)
+
+        for _, (i, row) in streamed([partial(finding, job) for job in jobs]):
+            state.put(i, row)
+            done[i] = True
+            if what != "joined":  # a matter of a few pictures
+                progress(what, int(done.sum()), N)
+            if resume is not None and time.monotonic() - saved > SAVE_EVERY_S:
+                state.save(resume)
+                saved = time.monotonic()
+
+    parts = stretches(tracker.footage.static)
+    share([partial(tracker.forward_through, part, state.forward.copy()) for part in parts], "forward")
+    seams = [part[0] for part in parts if part[0] > 0 and not tracker.footage.static[part[0]] and not state.joined[part[0]]]
+    share([partial(tracker.join, seam) for seam in seams], "joined")
+    state.joined[seams] = True
     if settle is not None:
         tracker.footage = replace(tracker.footage, alpha=settle(lambda i: None if state.lost[i] else tracker.covered(state.pose(i))))
-    while options.backward_pass and state.backward < N:
-        tracker.backward(state, N - 1 - state.backward)
-        state.backward += 1
-        progress("backward", state.backward, N)
-        kept()
+    if options.backward_pass:
+        share([partial(tracker.backward_through, part, state.backward.copy()) for part in parts], "backward")
+
+
+def stretches(static: Bool[Array, "N"]) -> list[range]:
+    """Successive pictures that are tracked one after the other; the slower ones of the performance first."""
+    kinds = [0, *(np.flatnonzero(np.diff(static.astype(int))) + 1), len(static)]
+    parts = []
+    for first, last in zip(kinds[:-1], kinds[1:], strict=True):
+        cuts = np.linspace(first, last, max(1, round((last - first) / STRETCH)) + 1).round().astype(int)
+        parts += [range(int(a), int(b)) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    return sorted(parts, key=lambda part: bool(static[part[0]]))
 
 
 @dataclass
 class _State:
-    """What is tracked so far: pictures before `forward`, and the last `backward` of the second pass."""
+    """What is tracked so far."""
 
     T_camera_root: Float[Array, "N 4 4"]
     rotations: Float[Array, "N J 3"]
@@ -131,32 +164,49 @@ class _State:
     landmark_px: Float[Array, "N"]
     lost: Bool[Array, "N"]
     restarted: Bool[Array, "N"]
-    forward: int = 0
-    backward: int = 0
+    forward: Bool[Array, "N"]
+    """Pictures that the first pass has been through; `backward`: the second; `joined`: those at which a seam was joined."""
+    joined: Bool[Array, "N"]
+    backward: Bool[Array, "N"]
+
+    MARKS = ("forward", "joined", "backward")
 
     @classmethod
     def empty(cls, N: int, rig: PosedRig) -> _State:
         E, J = len(rig.points.basis), len(rig.joints)
         return cls(
             np.tile(np.eye(4), (N, 1, 1)), np.zeros((N, J, 3)), np.zeros((N, E)), np.zeros((N, 2)), np.zeros(N), np.zeros(N),
-            np.full(N, np.nan), np.zeros(N, dtype=bool), np.zeros(N, dtype=bool),
+            np.full(N, np.nan), *(np.zeros(N, dtype=bool) for _ in range(5)),
         )  # fmt: skip
 
     def save(self, path: Path) -> None:
-        write_npz(path, {"version": np.array(STATE_VERSION), **{k: np.asarray(v) for k, v in self.__dict__.items()}})
+        write_npz(path, {"version": np.array(STATE_VERSION), **self.__dict__})
 
     @classmethod
     def load(cls, path: Path, N: int, rig: PosedRig) -> _State | None:
-        """A saved state, or None if it belongs to another footage or template."""
-        arrays = read_npz(path, STATE_VERSION)
+        """A saved state, or None if it belongs to another footage, template or release."""
+        try:
+            arrays = read_npz(path, STATE_VERSION)
+        except TrackError:
+            return None
         arrays.pop("version")
         fresh = cls.empty(N, rig)
         if set(arrays) != set(fresh.__dict__) or any(
             np.shape(arrays[k]) != np.shape(v) for k, v in fresh.__dict__.items()
         ):
             return None
-        counts = {k: int(arrays.pop(k)) for k in ("forward", "backward")}
-        return cls(**arrays, **counts)
+        return cls(**arrays)
+
+    def copy(self) -> _State:
+        return _State(**{name: value.copy() for name, value in self.__dict__.items()})
+
+    def row(self, i: int) -> dict[str, Array]:
+        """All that was found for picture `i`."""
+        return {name: value[i] for name, value in self.__dict__.items() if name not in self.MARKS}
+
+    def put(self, i: int, row: dict[str, Array]) -> None:
+        for name, value in row.items():
+            getattr(self, name)[i] = value
 
     def pose(self, i: int) -> Pose:
         return Pose(self.T_camera_root[i], self.rotations[i], self.expression[i])
@@ -185,13 +235,51 @@ class _Tracker:
 
     # ---- passes ----------------------------------------------------------------------------------------------------
 
-    def forward(self, state: _State, i: int) -> None:
+    def forward_through(self, part: range, done: Bool[Array, "N"], state: _State) -> Iterator[int]:
+        """The first pass through a stretch; yields pictures as they are found."""
+        for i in part:
+            if not done[i]:
+                self.forward(state, i, afresh=i == part[0])
+                yield i
+
+    def join(self, seam: int, state: _State) -> Iterator[int]:
+        """Track the pictures from `seam` on once more from the stretch before, until nothing changes any more."""
+        for i in range(seam, min(seam + LONGEST_SEAM, len(self.footage))):
+            if state.lost[i - 1] or self.footage.static[i]:
+                state.restarted[i] |= bool(state.lost[i - 1])
+                yield i
+                return
+            alone = {name: np.copy(value) for name, value in state.row(i).items()}
+            self.forward(state, i)
+            if state.photometric[i] + 0.3 * (1 - state.iou[i]) > WORSE_JOINED * (alone["photometric"] + 0.3 * (1 - alone["iou"])):
+                state.put(i, alone)  # found better afresh: what came before had gone astray
+                state.restarted[i] = True
+                yield i
+                return
+            yield i
+            if self._same(state.pose(i), Pose(alone["T_camera_root"], alone["rotations"], alone["expression"])):
+                return
+
+    def backward_through(self, part: range, done: Bool[Array, "N"], state: _State) -> Iterator[int]:
+        """The second pass, from a stretch's end."""
+        for i in reversed(part):
+            if not done[i]:
+                self.backward(state, i)
+                yield i
+
+    def _same(self, a: Pose, b: Pose) -> bool:
+        turned = head_pose(self.rig, a, self.parts.skull[0])[:3, :3] @ head_pose(self.rig, b, self.parts.skull[0])[:3, :3].T
+        angle = np.arccos(np.clip((np.trace(turned) - 1) / 2, -1, 1))
+        return bool(angle < SAME_TURN and np.abs(a.expression - b.expression).max(initial=0) < SAME_CHANNEL)
+
+    def forward(self, state: _State, i: int, afresh: bool = False) -> None:
+        """`afresh`: whatever is known of the picture before."""
         picture = evidence(self.footage, i, self.size)
         static = bool(self.footage.static[i])
         who, solver = (self.turning if static else self.performing), self.solvers[static]
-        guess, last, lapse = self._guess(state, i, who)
+        guess, last, lapse = self._guess(state, i, who, afresh)
         if guess is None:
-            solution, restarted = restart(solver, picture, who, self.fitted.T_camera_root), i > 0
+            solution, restarted = restart(solver, picture, who, self.fitted.T_camera_root), False
         else:
             schedule = TURN_SCHEDULE if static else FORWARD_SCHEDULE
             solution = solver.solve(picture, guess, self._seated(following(who, guess, last, lapse), static), schedule, who.limits)
@@ -253,7 +341,7 @@ class _Tracker:
 
     # ---- one picture -----------------------------------------------------------------------------------------------
 
-    def _guess(self, state: _State, i: int, who: Usual) -> tuple[Pose | None, Pose, float]:
+    def _guess(self, state: _State, i: int, who: Usual, afresh: bool) -> tuple[Pose | None, Pose, float]:
         """Where the subject is expected, the pose before, and the seconds since then. None: nothing to go by."""
         times, fitted = self.footage.times, self.fitted
         channels = len(self.rig.points.basis)
@@ -261,7 +349,7 @@ class _Tracker:
             T = _interpolated(fitted, times, i)
             pose = neutral(who, T, channels)
             return pose, pose, 1.0 / 30
-        if i == 0:
+        if i == 0 or afresh:
             return None, neutral(who, np.eye(4), channels), 1.0
         last = state.pose(i - 1)
         lapse = float(times[i] - times[i - 1])
