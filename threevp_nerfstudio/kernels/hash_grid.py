@@ -17,6 +17,7 @@ from torch import Tensor
 from threevp_nerfstudio.kernels import hash_grid_cpu
 from threevp_nerfstudio.kernels.hash_grid_cpu import PRIMES
 from threevp_nerfstudio.kernels.runtime import launch, view
+from threevp_nerfstudio.kernels.threads import in_parts
 
 PRIME_Y = wp.constant(wp.uint32(PRIMES[1]))
 PRIME_Z = wp.constant(wp.uint32(PRIMES[2]))
@@ -40,9 +41,14 @@ def axis_weight(bit: int, f: float) -> float:
 
 
 @cache
+def _entry(features: int):
+    return wp.types.vector(length=features, dtype=wp.float32)
+
+
+@cache
 def _kernels(features: int):
     """Forward and backward kernels for `features` values per entry."""
-    vec = wp.types.vector(length=features, dtype=wp.float32)
+    vec = _entry(features)
 
     def forward(
         points: wp.array(dtype=wp.vec3),
@@ -127,7 +133,6 @@ def _kernels(features: int):
     name = f"hash_grid_{features}"
     module = wp.get_module(f"{__name__}.{name}")
     return (
-        vec,
         wp.Kernel(func=forward, key=f"{name}_forward", module=module, options={"enable_backward": False}),
         wp.Kernel(func=backward, key=f"{name}_backward", module=module, options={"enable_backward": False}),
     )
@@ -137,11 +142,11 @@ class _HashEncode(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, points: Tensor, table: Tensor, resolutions: Tensor, moving: Tensor) -> Tensor:
         levels, _, features = table.shape
-        (vec, kernel, _), dim = _for_device(points, levels, features)
         points, table = points.contiguous().float(), table.contiguous()
         out = torch.empty(points.shape[0], levels, features, device=points.device)
+        vec = _entry(features)
         inputs = [view(points, wp.vec3), view(table, vec), view(resolutions)]
-        launch(kernel, dim, inputs, [view(out, vec)], points.device)
+        _launch(0, points, levels, features, inputs, [view(out, vec)])
         ctx.save_for_backward(points, table, resolutions, moving)
         return out.flatten(1)
 
@@ -149,28 +154,35 @@ class _HashEncode(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
         points, table, resolutions, moving = ctx.saved_tensors
         levels, _, features = table.shape
-        (vec, _, kernel), dim = _for_device(points, levels, features)
         grad = grad.contiguous().float().view(-1, levels, features)
-        grad_table = torch.zeros_like(table)
+        grad_table, grad_points = torch.zeros_like(table), torch.zeros_like(points)
         want_points = ctx.needs_input_grad[0]
-        grad_points = torch.zeros_like(points)
-        launch(
-            kernel,
-            dim,
-            [
-                view(points, wp.vec3), view(table, vec), view(resolutions), view(grad, vec), view(moving), int(want_points),
-            ],
-            [view(grad_table, vec), view(grad_points, wp.vec3)],
-            points.device,
-        )  # fmt: skip
-        return (grad_points if want_points else None), grad_table, None, None
+        if _on_cpu(points):  # parts of the levels add up gradients of points of their own
+            grad_points = grad_points.new_zeros(-(-levels // hash_grid_cpu.LEVELS) if want_points else 1, *points.shape)
+        vec = _entry(features)
+        inputs = [view(points, wp.vec3), view(table, vec), view(resolutions), view(grad, vec), view(moving), int(want_points)]
+        _launch(1, points, levels, features, inputs, [view(grad_table, vec), view(grad_points, wp.vec3)])
+        if not want_points:
+            return None, grad_table, None, None
+        return grad_points.sum(0) if grad_points.ndim == 3 else grad_points, grad_table, None, None
 
 
-def _for_device(points: Tensor, levels: int, features: int):
-    """Kernels for the device of `points`, and how often to launch them: by points, on a CPU by blocks of them."""
-    if points.device.type == "cpu":
-        return hash_grid_cpu._kernels(features), (levels, -(-points.shape[0] // hash_grid_cpu.BLOCK))
-    return _kernels(features), (levels, points.shape[0])
+def _on_cpu(points: Tensor) -> bool:
+    return points.device.type == "cpu"
+
+
+def _launch(which: int, points: Tensor, levels: int, features: int, inputs: list, outputs: list) -> None:
+    """Forward (0) or backward (1), over levels and points; on a CPU over blocks of points, and threads share the levels."""
+    device = points.device
+    if not _on_cpu(points):
+        launch(_kernels(features)[which], (levels, points.shape[0]), inputs, outputs, device)
+        return
+    kernel, blocks = hash_grid_cpu._kernels(features)[which], -(-points.shape[0] // hash_grid_cpu.BLOCK)
+
+    def part(first: int, of: int) -> None:
+        launch(kernel, (of, blocks), [first, *inputs], outputs, device)
+
+    in_parts(kernel, levels, hash_grid_cpu.LEVELS, part, device)
 
 
 def hash_encode(

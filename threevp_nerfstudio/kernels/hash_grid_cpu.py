@@ -12,6 +12,8 @@ import warp as wp
 
 BLOCK = 64
 """Points that are worked on together."""
+LEVELS = wp.constant(2)
+"""Levels that a thread works through at a time; each such part has gradients of points of its own, which are summed at the end."""
 PRIMES = (1, 2654435761, 805459861)
 """Of the hash, by axis."""
 
@@ -110,7 +112,7 @@ BACKWARD = """
             sz[j] += value * wx * wy * sign_z;
         }
     }
-    float* to = (float*)grad_points.data + (size_t)block * BLOCK * 3;
+    float* to = (float*)grad_points.data + ((size_t)part * grad_points.shape[1] + (size_t)block * BLOCK) * 3;
     for (int k = 0; k < number; ++k) {
         float* of = to + 3 * moved[k];
         of[0] += sx[k] * r; of[1] += sy[k] * r; of[2] += sz[k] * r;
@@ -120,7 +122,7 @@ BACKWARD = """
 
 @cache
 def _kernels(features: int):
-    """Type of an entry, then forward and backward kernels for `features` values per entry, over levels and blocks of points."""
+    """Forward and backward kernels for `features` values per entry, over some levels (from `first` on) and blocks of points."""
     vec = wp.types.vector(length=features, dtype=wp.float32)
 
     def native(code: str) -> str:
@@ -151,19 +153,22 @@ def _kernels(features: int):
         moving: wp.array(dtype=wp.bool),
         want_points: int,
         grad_table: wp.array2d(dtype=vec),
-        grad_points: wp.array(dtype=wp.vec3),
+        grad_points: wp.array2d(dtype=wp.vec3),
+        part: int,
     ): ...
 
     def forward(
+        first: int,
         points: wp.array(dtype=wp.vec3),
         table: wp.array2d(dtype=vec),
         resolutions: wp.array(dtype=wp.int32),
         out: wp.array2d(dtype=vec),
     ):
         level, block = wp.tid()
-        encode(points, table, resolutions, level, block, out)
+        encode(points, table, resolutions, first + level, block, out)
 
     def backward(
+        first: int,
         points: wp.array(dtype=wp.vec3),
         table: wp.array2d(dtype=vec),
         resolutions: wp.array(dtype=wp.int32),
@@ -171,15 +176,15 @@ def _kernels(features: int):
         moving: wp.array(dtype=wp.bool),
         want_points: int,
         grad_table: wp.array2d(dtype=vec),
-        grad_points: wp.array(dtype=wp.vec3),
+        grad_points: wp.array2d(dtype=wp.vec3),
     ):
         level, block = wp.tid()
-        spread(points, table, resolutions, level, block, grad_out, moving, want_points, grad_table, grad_points)
+        part = first // LEVELS
+        spread(points, table, resolutions, first + level, block, grad_out, moving, want_points, grad_table, grad_points, part)
 
     name = f"hash_grid_cpu_{features}"
     module = wp.get_module(f"{__name__}.{name}")
     return (
-        vec,
         wp.Kernel(func=forward, key=f"{name}_forward", module=module, options={"enable_backward": False}),
         wp.Kernel(func=backward, key=f"{name}_backward", module=module, options={"enable_backward": False}),
     )

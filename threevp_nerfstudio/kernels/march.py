@@ -40,12 +40,16 @@ from threevp_nerfstudio.kernels.look import (
 from threevp_nerfstudio.kernels.march_wide import march_all_at_once, march_in_stretches
 from threevp_nerfstudio.kernels.runtime import launch, view
 from threevp_nerfstudio.kernels.surface import PosedSurface, SurfaceView
+from threevp_nerfstudio.kernels.threads import in_parts
 
 MAX_PASSES = wp.constant(4)
+PARTS, SMALLEST_PART = 32, 16
+"""Parts that threads of a CPU march, and rays of the smallest."""
 
 
 @wp.kernel(enable_backward=False)
 def _march(
+    first: int,
     origins: wp.array(dtype=wp.vec3),
     directions: wp.array(dtype=wp.vec3),
     slots: wp.array(dtype=wp.int32),
@@ -74,7 +78,7 @@ def _march(
     out_count: wp.array(dtype=wp.int32),
     out_next: wp.array(dtype=wp.int32),
 ):
-    r = wp.tid()
+    r = first + wp.tid()
     slot = slots[r]
     room = out_t.shape[1]
     o = origins[r]
@@ -183,11 +187,11 @@ def march(
     begin = torch.zeros(0, dtype=torch.int32, device=device) if start is None else start.int().contiguous()
     a, cells = arguments, hull_arguments(no_hull(device) if hull is None else hull)
     walk = [float(settings.step), float(settings.reach), int(settings.stop_at_hidden), int(seed)]
-    launch(
-        _march,
-        R,
-        [*a.rays, *a.box, a.surface, *a.grid, *cells, *walk, view(begin)],
-        [view(out.t), view(out.width), view(out.position, wp.vec3), view(out.M, wp.mat33), view(out.count), view(out.next)],
-        device,
-    )
+    inputs = [*a.rays, *a.box, a.surface, *a.grid, *cells, *walk, view(begin)]
+    outputs = [view(out.t), view(out.width), view(out.position, wp.vec3), view(out.M, wp.mat33), view(out.count), view(out.next)]
+
+    def part(first: int, rays: int) -> None:
+        launch(_march, rays, [first, *inputs], outputs, device)
+
+    in_parts(_march, R, max(SMALLEST_PART, -(-R // PARTS)), part, device)
     return out

@@ -225,6 +225,8 @@ def _turns(P: UInt8[Array, "K h w"], best: Int[Array, "t u"], size: tuple[int, i
     return bool(core.any()) and float((best[core] >= 0.5 * len(P)).mean()) < STILL
 
 
+ENOUGH_FOR_EXPOSURE = 8000
+"""Pixels, spread over the picture, whose median tells its exposure."""
 CROSS = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], np.uint8)
 
 
@@ -235,10 +237,12 @@ def _neighbours(mask: Bool[Array, "t u"]) -> Float[Array, "t u"]:
 
 def as_exposed(picture: UInt8[Array, "h w 3"], room: Background, free: Bool[Array, "h w"]) -> Float[Array, "h w 3"]:
     """The room's colours at the exposure of a picture, which is matched where it is surely room."""
-    use = free & room.known
-    if use.sum() <= 100:
+    use = np.flatnonzero(free & room.known)
+    if len(use) <= 100:
         return room.colour
-    gain = np.median(picture[use].astype(np.float32) + 8, axis=0) / np.median(room.colour[use] + 8, axis=0)
+    use = use[:: 1 + len(use) // ENOUGH_FOR_EXPOSURE]
+    seen, empty = (x.reshape(-1, 3)[use].astype(np.float32) for x in (picture, room.colour))
+    gain = np.median(seen + 8, axis=0) / np.median(empty + 8, axis=0)
     return (room.colour + 8) * gain.clip(0.5, 2.0) - 8
 
 

@@ -61,7 +61,8 @@ LONGEST_SEAM = 16
 """Pictures after which a stretch is left as it was tracked by itself."""
 SAME_TURN, SAME_CHANNEL = np.radians(0.1), 0.03
 """Differences of the head's turn and of a channel up to which two estimates of a picture are the same."""
-WORSE_JOINED = 1.1
+WORSE_JOINED = 1.5
+"""How much worse a picture may fit from the stretch before than afresh: from there it has a prior."""
 RETRY_AFTER = 5
 """Pictures between two attempts to find a lost subject again."""
 TURN_SCHEDULE = ((1, 2), (2, 3))
@@ -130,9 +131,13 @@ def _run(
                 state.save(resume)
                 saved = time.monotonic()
 
-    parts = stretches(tracker.footage.static)
+    static = tracker.footage.static
+    parts = stretches(static)
+    for i in np.flatnonzero(static[:-1] & ~static[1:] & ~state.forward[:-1]):  # pictures of a turn do not depend on each other
+        tracker.forward(state, int(i))
+        state.forward[i] = True
     share([partial(tracker.forward_through, part, state.forward.copy()) for part in parts], "forward")
-    seams = [part[0] for part in parts if part[0] > 0 and not tracker.footage.static[part[0]] and not state.joined[part[0]]]
+    seams = [part[0] for part in parts if tracker.begins_afresh(part[0]) and not state.joined[part[0]]]
     share([partial(tracker.join, seam) for seam in seams], "joined")
     state.joined[seams] = True
     if settle is not None:
@@ -239,8 +244,12 @@ class _Tracker:
         """The first pass through a stretch; yields pictures as they are found."""
         for i in part:
             if not done[i]:
-                self.forward(state, i, afresh=i == part[0])
+                self.forward(state, i, afresh=i == part[0] and self.begins_afresh(i))
                 yield i
+
+    def begins_afresh(self, i: int) -> bool:
+        """Whether a stretch from `i` on cannot know the picture before: it is another stretch's of the performance."""
+        return i > 0 and not self.footage.static[i - 1 : i + 1].any()
 
     def join(self, seam: int, state: _State) -> Iterator[int]:
         """Track the pictures from `seam` on once more from the stretch before, until nothing changes any more."""

@@ -1,0 +1,89 @@
+"""Kernels on a CPU, shared by threads: Warp works through a launch with one core, so a large one is launched in parts.
+
+How a launch is cut does not depend on the number of threads, so results do not either.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import count as counter
+
+import torch
+
+MOST = 16
+"""Threads unless another number is asked for."""
+_limit: int | None = None
+_pool: ThreadPoolExecutor | None = None
+_launched: set[object] = set()
+"""Kernels that have run before: the first launch of one compiles or loads it, which is for one thread alone."""
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def count() -> int:
+    """Threads that share a launch: `OMP_NUM_THREADS` where that is set, like torch's, else one per core and `MOST` at most."""
+    if _limit is not None:
+        return _limit
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, int(asked)) if asked.isdigit() else min(cores(), MOST)
+
+
+@contextmanager
+def limited(threads: int) -> Iterator[None]:
+    """Within, so many threads share a launch."""
+    global _limit
+    before, _limit = _limit, threads
+    try:
+        yield
+    finally:
+        _limit = before
+
+
+def in_parts(kernel: object, size: int, part: int, launch: Callable[[int, int], None], device: torch.device) -> None:
+    """Launch a kernel over `size` of something, on a CPU in parts of `part`.
+
+    Args:
+        launch: called with where a part begins and its size, each part once, by several threads.
+    """
+    if device.type != "cpu" or size <= part:
+        launch(0, size)
+        return
+    starts = range(0, size, part)
+    taken = counter()
+
+    def work() -> None:
+        while (k := next(taken)) < len(starts):  # counting is atomic
+            launch(starts[k], min(part, size - starts[k]))
+
+    helpers = min(count(), len(starts)) - 1
+    if helpers < 1 or kernel not in _launched:
+        work()
+        _launched.add(kernel)
+        return
+    pool = _threads()
+    waited_for = [pool.submit(work) for _ in range(helpers)]
+    work()
+    for helper in waited_for:
+        helper.result()
+
+
+def _threads() -> ThreadPoolExecutor:
+    global _pool
+    if _pool is None:
+        _pool = ThreadPoolExecutor(max(1, max(cores(), count()) - 1), "kernel")
+    return _pool
+
+
+def _after_fork() -> None:
+    global _pool
+    _pool = None  # its threads are not there any more
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
