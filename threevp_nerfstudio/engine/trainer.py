@@ -13,7 +13,7 @@ from nerfstudio.utils import profiler, writer
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from threevp_nerfstudio.engine.device import usable
+from threevp_nerfstudio.engine.device import cpu_threads, usable
 from threevp_nerfstudio.engine.step_guard import LIMIT, StepGuard, all_finite
 from threevp_nerfstudio.errors import TrainingError
 from threevp_nerfstudio.model.chunks import is_out_of_memory
@@ -24,6 +24,9 @@ class ThreeVPTrainerConfig(TrainerConfig):
     """As nerfstudio's."""
 
     _target: type = field(default_factory=lambda: ThreeVPTrainer)
+    cpu_threads: int = 1
+    """Threads of torch and of our kernels while training on a CPU; batches are too small for more to pay. Pictures in the viewer use all
+    cores, and so does whatever renders later."""
     device_fallback: str = ""
     """Set by the run itself: why it went to the CPU although CUDA was asked for."""
 
@@ -62,7 +65,8 @@ class ThreeVPTrainer(Trainer):
 
     def train(self) -> None:
         try:
-            super().train()
+            with cpu_threads(self.device, self.config.cpu_threads):
+                super().train()
         except KeyboardInterrupt:
             if self.training_state != "completed":
                 CONSOLE.print(f"\nInterrupted at step {self.step}: saving a checkpoint.")

@@ -22,8 +22,6 @@ import cv2
 from threadpoolctl import threadpool_limits
 
 from threevp_nerfstudio.errors import ThreeVPError
-from threevp_nerfstudio.kernels import threads
-from threevp_nerfstudio.kernels.threads import cores
 
 T, R = TypeVar("T"), TypeVar("R")
 
@@ -34,6 +32,11 @@ _workers = 0
 
 class WorkerLost(ThreeVPError):
     """A worker ended without a word."""
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def count() -> int:
@@ -163,7 +166,7 @@ def _one_thread() -> Iterator[None]:
     cv2.setNumThreads(0)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
-    with threadpool_limits(1), threads.limited(1):
+    with threadpool_limits(1):
         yield
 
 

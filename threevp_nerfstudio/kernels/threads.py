@@ -6,43 +6,21 @@ How a launch is cut does not depend on the number of threads, so results do not 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import count as counter
 
 import torch
 
 MOST = 16
-"""Threads unless another number is asked for."""
-_limit: int | None = None
 _pool: ThreadPoolExecutor | None = None
 _launched: set[object] = set()
 """Kernels that have run before: the first launch of one compiles or loads it, which is for one thread alone."""
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def count() -> int:
-    """Threads that share a launch: `OMP_NUM_THREADS` where that is set, like torch's, else one per core and `MOST` at most."""
-    if _limit is not None:
-        return _limit
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, int(asked)) if asked.isdigit() else min(cores(), MOST)
-
-
-@contextmanager
-def limited(threads: int) -> Iterator[None]:
-    """Within, so many threads share a launch."""
-    global _limit
-    before, _limit = _limit, threads
-    try:
-        yield
-    finally:
-        _limit = before
+    """Threads that share a launch: as many as torch uses."""
+    return min(torch.get_num_threads(), MOST)
 
 
 def in_parts(kernel: object, size: int, part: int, launch: Callable[[int, int], None], device: torch.device) -> None:
@@ -76,7 +54,7 @@ def in_parts(kernel: object, size: int, part: int, launch: Callable[[int, int], 
 def _threads() -> ThreadPoolExecutor:
     global _pool
     if _pool is None:
-        _pool = ThreadPoolExecutor(max(1, max(cores(), count()) - 1), "kernel")
+        _pool = ThreadPoolExecutor(MOST - 1, "kernel")  # it starts those that it needs
     return _pool
 
 

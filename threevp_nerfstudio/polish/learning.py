@@ -19,7 +19,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from threevp_nerfstudio.capture.capture import Capture
 from threevp_nerfstudio.config import threevp_small
-from threevp_nerfstudio.engine.device import usable
+from threevp_nerfstudio.engine.device import cpu_threads, usable
 from threevp_nerfstudio.engine.short_training import AvatarTrainee, configured, make_avatar
 from threevp_nerfstudio.engine.trainer import ThreeVPTrainerConfig
 from threevp_nerfstudio.model.model import ThreeVPModel
@@ -47,10 +47,7 @@ def learn_corrections(
     Raises `CaptureError`.
     """
     device, _ = usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    threads = torch.get_num_threads()
-    if device == "cpu":
-        torch.set_num_threads(1)  # faster for small batches
-    try:
+    with cpu_threads(device, 1):
         trainee = make_avatar("polish", configured(_method(steps), data, _all_for_training), device)
         _restore(trainee, resume)
         halt = round(ALIGNED_FIRST * steps)
@@ -59,8 +56,6 @@ def learn_corrections(
             _align(trainee, halt / steps, RAYS // 2, resume, progress)
         _train(trainee, steps, steps, resume, progress)
         _align(trainee, 1.0, RAYS, resume, progress)
-    finally:
-        torch.set_num_threads(threads)
     corrections = trainee.model.corrections
     assert corrections is not None
     frames = torch.arange(len(corrections.body), device=corrections.body.device)
