@@ -30,6 +30,7 @@ from threevp_nerfstudio.tracking.landmarks import (
     yaw_of,
 )
 from threevp_nerfstudio.tracking.settings import STAGES, TrackSettings
+from threevp_nerfstudio.tracking.sfm_worker import middle
 from threevp_nerfstudio.tracking.split import find_split, split_at
 from threevp_nerfstudio.tracking.stages import Job, Workspace, run_stages, stage_keys
 
@@ -180,6 +181,12 @@ def test_structure_from_motion_counts_only_when_it_stands_on_enough():
     for worse in ({"registered": 10}, {"focal": 20.0}, {"error_px": 3.0}, {"span_deg": 20.0}):
         kept = judge_sfm(guess, {**good, **worse}, 48)
         assert kept.origin == "guess" and kept.camera.fx == 750.0 and "--focal-35mm" in kept.notes[-1]
+
+
+def test_of_several_reconstructions_the_middle_one_counts():
+    found = [{"registered": n, "focal": f} for n, f in ((48, 1691.0), (47, 1674.0), (20, 900.0), (48, 1740.0), (46, 1686.0))]
+    assert middle(found)["focal"] == 1686.0
+    assert middle([{"registered": 0, "focal": 0.0}])["registered"] == 0
 
 
 def test_crops():

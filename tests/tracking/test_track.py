@@ -101,7 +101,7 @@ def test_a_track_survives_saving_and_stops_and_goes_on(tracked, tmp_path):
         track(footage, fitted, TrackOptions(working_size=128), file, stop)
     left = []
     again = track(footage, fitted, TrackOptions(working_size=128), file, lambda *a: left.append(a))
-    assert left[0][1] in (9, 10)
+    assert left[0][1] in (10, 11)  # the last of the turn came before the others
     np.testing.assert_allclose(again.T_camera_root, result.T_camera_root, atol=1e-6)
     result.save(tmp_path / "track.npz")
     np.testing.assert_array_equal(Track.load(tmp_path / "track.npz").expression, result.expression)

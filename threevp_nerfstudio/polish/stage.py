@@ -17,7 +17,7 @@ from threevp_nerfstudio.tracking.steps_input import REMADE, load_footage, mattin
 from threevp_nerfstudio.tracking.steps_output import POLISHED, first_time, load_fitted, load_track
 
 FEWEST_STEPS = 100
-STEPS_EACH, STEPS = 5, (1000, 3000)
+STEPS_EACH, STEPS = 5, (1000, 2000)
 """Training steps for each picture, and their bounds in all."""
 
 
@@ -28,7 +28,7 @@ def check_settings(settings: TrackSettings) -> None:
     if not 0 <= settings.val_share < 0.9:
         raise FootageError(f"--val-share {settings.val_share:g}: a share from 0 to 0.9 is expected.")
     if settings.polish and settings.polish_steps is not None and settings.polish_steps < FEWEST_STEPS:
-        raise FootageError(f"--polish-steps {settings.polish_steps}: {FEWEST_STEPS} are the least, 3000 make sense; or --no-polish.")
+        raise FootageError(f"--polish-steps {settings.polish_steps}: {FEWEST_STEPS} are the least, 2000 make sense; or --no-polish.")
 
 
 def polish_stage(job: Job) -> None:

@@ -79,7 +79,7 @@ class TrackSettings:
     polish: bool = True
     """Correct the poses of all pictures, and the borders of mattes that are not yours, by an avatar that is trained on them."""
     polish_steps: int | None = None
-    """Training steps of that avatar. Default: 5 for each picture, from 1000 to 3000."""
+    """Training steps of that avatar. Default: 5 for each picture, from 1000 to 2000."""
     overlay: bool = True
     """Write overlay.mp4: the posed template over the pictures."""
     workers: int | None = None

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+DRAWS = 5
+"""Reconstructions from the same matches: which pictures one begins with is a draw, and its focal length differs by 1 to 3 %."""
+
 
 def main(job: Path, answer: Path) -> None:
     import pycolmap
@@ -50,8 +53,20 @@ def main(job: Path, answer: Path) -> None:
         options.ba_refine_extra_params = False
         options.min_model_size = 5
         options.mapper.init_min_tri_angle = 6.0
-        models = pycolmap.incremental_mapping(database, images, root, options)
-        answer.write_text(json.dumps(summary(models)))
+        found = []
+        for seed in range(DRAWS):  # two seconds each; features and matches took ten
+            options.random_seed = seed
+            pycolmap.set_random_seed(seed)
+            (root / str(seed)).mkdir()
+            found.append(summary(pycolmap.incremental_mapping(database, images, root / str(seed), options)))
+        answer.write_text(json.dumps(middle(found)))
+
+
+def middle(found: list[dict[str, float]]) -> dict[str, float]:
+    """Of several reconstructions, among those that placed nearly as many pictures as any, the one whose focal length is in the middle."""
+    most = max(each["registered"] for each in found)
+    good = sorted((each for each in found if each["registered"] >= 0.9 * most), key=lambda each: each["focal"])
+    return good[(len(good) - 1) // 2]
 
 
 def summary(models: dict) -> dict[str, float]:

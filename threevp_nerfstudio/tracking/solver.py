@@ -27,7 +27,8 @@ from threevp_nerfstudio.tracking.posing import (
 from threevp_nerfstudio.tracking.terms import DETECTOR_LAG, System, add_colours, add_landmarks, add_outline, colour_term
 from threevp_nerfstudio.tracking.visibility import Observer, View, overlap
 
-MOST_VERTICES = 2500
+MOST_VERTICES = (900, 1500, 2500)
+"""Vertices whose colours are compared, by level of the pyramid: where pictures are blurred, few tell as much."""
 COLOURS_COUNT = 500.0
 """Colours of one picture count as at most so many independent measurements: errors of the model are shared by neighbours."""
 OUTLINE_COUNT, LANDMARKS_COUNT = 60.0, 60.0
@@ -124,7 +125,7 @@ class FrameSolver:
         for level, iterations in schedule:
             for n in range(iterations):
                 if n % 3 == 0:
-                    selection = self._select(picture, pose)
+                    selection = self._select(picture, pose, level)
                 pivot = head_pivot(self.subject.rig, pose, self.subject.parts.skull[0])
                 system = self._system(picture, pose, pivot, level, selection, prior, True)
                 pose, damping, gain = self._step(picture, pose, pivot, level, selection, prior, system, damping, limits)
@@ -134,23 +135,25 @@ class FrameSolver:
 
     # ---- one iteration ---------------------------------------------------------------------------------------------
 
-    def _select(self, picture: Evidence, pose: Pose) -> Selection:
+    def _select(self, picture: Evidence, pose: Pose, level: int) -> Selection:
         """What is seen at a pose."""
         subject, points = self.subject, self.subject.rig.points
         x = subject.rig.place(points, pose).camera
         view = self.observer.look(x, picture.camera)
         a, b = view.outline.T
         outline, trust = middle(points, a, b), np.minimum(subject.outline_trust[a], subject.outline_trust[b])
-        rows, weight = self._coloured(picture, x, view)
+        rows, weight = self._coloured(picture, x, view, MOST_VERTICES[level])
         return Selection(view, rows, weight, points.take(rows), outline, trust)
 
-    def _coloured(self, picture: Evidence, x: Float[Array, "V 3"], view: View) -> tuple[Int[Array, "n"], Float[Array, "n"]]:
+    def _coloured(
+        self, picture: Evidence, x: Float[Array, "V 3"], view: View, most: int
+    ) -> tuple[Int[Array, "n"], Float[Array, "n"]]:
         """Vertices whose colours count, and their weights."""
         looks = self.subject.looks
         if looks is None:
             return np.zeros(0, dtype=np.int64), np.zeros(0)
         usable = view.visible & (looks.trust > 0.25) & (view.facing > 0.15)
-        rows = self.order[usable[self.order]][:MOST_VERTICES]
+        rows = self.order[usable[self.order]][:most]
         unit = max(picture.camera.width, picture.camera.height) / 256
         xy, _ = project(picture.camera, x[rows])
         depth = picture.edge.at(xy)[0][:, 0]
@@ -228,7 +231,7 @@ class FrameSolver:
 
     def _solution(self, picture: Evidence, pose: Pose, level: int, prior: Prior) -> Solution:
         subject = self.subject
-        selection = self._select(picture, pose)
+        selection = self._select(picture, pose, level)
         view, rows, weight = selection.view, selection.rows, selection.weight
         pivot = head_pivot(subject.rig, pose, subject.parts.skull[0])
         system = self._system(picture, pose, pivot, level, selection, prior, True)
