@@ -62,14 +62,14 @@ def main(job: Path, answer: Path) -> None:
         answer.write_text(json.dumps(middle(found)))
 
 
-def middle(found: list[dict[str, float]]) -> dict[str, float]:
+def middle(found: list[dict[str, float | int]]) -> dict[str, float | int]:
     """Of several reconstructions, among those that placed nearly as many pictures as any, the one whose focal length is in the middle."""
     most = max(each["registered"] for each in found)
     good = sorted((each for each in found if each["registered"] >= 0.9 * most), key=lambda each: each["focal"])
     return good[(len(good) - 1) // 2]
 
 
-def summary(models: dict) -> dict[str, float]:
+def summary(models: dict) -> dict[str, float | int]:
     """Of the largest reconstruction."""
     if not models:
         return {"registered": 0, "focal": 0.0, "error_px": 0.0, "span_deg": 0.0}
