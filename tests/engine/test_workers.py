@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from threevp_nerfstudio.engine import workers
 from threevp_nerfstudio.engine.workers import WorkerLost, count, shared, sharing, streamed
 from threevp_nerfstudio.errors import FootageError
 
@@ -26,8 +27,8 @@ def nobody_is_left():
     assert children() == before
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3, 8])
-def test_results_come_in_the_order_of_the_items(workers: int):
+@pytest.mark.parametrize("number", [1, 2, 3, 8])
+def test_results_come_in_the_order_of_the_items(number: int):
     def make():
         def square(x: int) -> np.ndarray:
             time.sleep(0.02 if x == 1 else 0.0)  # one is late
@@ -35,7 +36,7 @@ def test_results_come_in_the_order_of_the_items(workers: int):
 
         return square
 
-    with sharing(workers):
+    with sharing(number):
         found = [int(x[0, 0]) for x in shared(range(7), make)]
     assert found == [0, 1, 4, 9, 16, 25, 36]
 
@@ -70,6 +71,18 @@ def test_more_jobs_than_workers_begin_in_their_order():
     assert sorted(found) == [(n, (n, k)) for n in range(5) for k in range(3)]
     for n in range(5):
         assert [k for number, (_, k) in found if number == n] == [0, 1, 2]
+
+
+def test_without_forks_nothing_is_done_ahead(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(workers, "_can_fork", lambda gradients: False)
+    seen: list[int] = []
+
+    def make():
+        return lambda x: seen.append(x) or x
+
+    with sharing(4):
+        for n, x in enumerate(shared(range(6), make)):
+            assert x == n and seen == list(range(n + 1))
 
 
 def test_workers_may_ask_for_gradients():

@@ -57,7 +57,7 @@ def sharing(workers: int | None) -> Iterator[None]:
 
 def shared(items: Sequence[T], make: Callable[[], Callable[[T], R]], gradients: bool = False) -> Iterator[R]:
     """What a function says of each item, in their order. Each worker calls `make` once for its function. `gradients`: see `streamed`."""
-    workers = min(count(), len(items))
+    workers = min(count(), len(items)) if _can_fork(gradients) else 1
 
     def job(first: int) -> Iterator[R]:
         function = make()
