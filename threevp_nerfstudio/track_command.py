@@ -49,10 +49,10 @@ class Track(TrackSettings):
 
     def track(self, console: Console) -> None:
         """All stages that are not done."""
-        from threevp_nerfstudio.engine.workers import sharing
         from threevp_nerfstudio.polish.stage import check_settings, polish_stage
         from threevp_nerfstudio.tracking import steps_input, steps_output
         from threevp_nerfstudio.tracking.stages import StageFunction, run_stages
+        from threevp_nerfstudio.workers import sharing
 
         check_settings(self)
         functions: dict[Stage, StageFunction] = {

@@ -11,11 +11,11 @@ from rich.console import Console
 
 from tests.tracking.footage_files import encode, room, scene
 from tests.tracking.test_input import face, turn
-from threevp_nerfstudio.engine.workers import sharing
 from threevp_nerfstudio.errors import FootageError
 from threevp_nerfstudio.tracking import steps_input
 from threevp_nerfstudio.tracking.settings import STAGES, TrackSettings
 from threevp_nerfstudio.tracking.stages import Workspace, run_stages
+from threevp_nerfstudio.workers import sharing
 
 INPUT = {
     "frames": steps_input.frames_stage,

@@ -23,7 +23,6 @@ from numpy import ndarray as Array
 from torch import Tensor
 
 from threevp_nerfstudio.capture.capture import Capture, read_rgba
-from threevp_nerfstudio.engine.workers import shared
 from threevp_nerfstudio.kernels.bank import LARGEST_SEED, RayBatch
 from threevp_nerfstudio.kernels.composite import composite
 from threevp_nerfstudio.model.field import CanonicalSamples
@@ -31,6 +30,7 @@ from threevp_nerfstudio.model.model import ThreeVPModel
 from threevp_nerfstudio.model.ray_bank import RayBank
 from threevp_nerfstudio.polish.evening import evened
 from threevp_nerfstudio.polish.rays import rays_through
+from threevp_nerfstudio.workers import shared
 
 RAYS, ITERATIONS = 1200, 3
 SIZE, SMOOTH = 256, 1.0

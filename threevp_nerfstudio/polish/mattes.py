@@ -18,7 +18,6 @@ from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray as Array
 
 from threevp_nerfstudio.capture.capture import Capture
-from threevp_nerfstudio.engine.workers import shared
 from threevp_nerfstudio.model.model import ThreeVPModel
 from threevp_nerfstudio.model.performance import performance_of
 from threevp_nerfstudio.polish.rays import rays_through
@@ -26,6 +25,7 @@ from threevp_nerfstudio.tracking.footage import Footage
 from threevp_nerfstudio.tracking.mattes import Matting, border, reconsidered
 from threevp_nerfstudio.tracking.store import PictureWriter, open_pictures
 from threevp_nerfstudio.tracking.unmixing import nearest_colour
+from threevp_nerfstudio.workers import shared
 
 RENDERED = 256
 """Longer side of the pictures that the avatar is asked for, pixels: its outline is smooth."""

@@ -13,12 +13,12 @@ from numpy import ndarray as Array
 
 from threevp_nerfstudio.body.body_model import stored
 from threevp_nerfstudio.body.template import FORMAT_VERSION
-from threevp_nerfstudio.engine.workers import shared
 from threevp_nerfstudio.errors import TrackError
 from threevp_nerfstudio.tracking.fitted import FittedTemplate
 from threevp_nerfstudio.tracking.footage import Footage
 from threevp_nerfstudio.tracking.store import write_json
 from threevp_nerfstudio.tracking.trajectory import Track
+from threevp_nerfstudio.workers import shared
 
 VAL_BLOCKS = 3
 FEWEST_FOR_VAL = 30

@@ -20,11 +20,11 @@ from scipy.sparse.linalg import splu
 from scipy.spatial import cKDTree
 
 from threevp_nerfstudio.body.mesh import components, smoothness, vertex_normals
-from threevp_nerfstudio.engine.workers import shared
 from threevp_nerfstudio.tracking.evidence import project
 from threevp_nerfstudio.tracking.parts import Parts
 from threevp_nerfstudio.tracking.shape import TurnEstimate, TurnProblem
 from threevp_nerfstudio.tracking.terms import COLOUR_NOISE, OUTLINE_NOISE, colour_term
+from threevp_nerfstudio.workers import shared
 
 REACH = {"face": 0.004, "hair": 0.04, "clothes": 0.025, "other": 0.008}
 """Metres by which a part usually stands off the body model."""

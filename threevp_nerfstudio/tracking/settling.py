@@ -15,10 +15,10 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from numpy import ndarray as Array
 
-from threevp_nerfstudio.engine.workers import shared
 from threevp_nerfstudio.tracking.footage import Footage
 from threevp_nerfstudio.tracking.mattes import Matting, refine
 from threevp_nerfstudio.tracking.store import PictureWriter, open_pictures
+from threevp_nerfstudio.workers import shared
 
 Silhouette = Callable[[int], Bool[Array, "u v"] | None]
 """What the template covers in picture `i`, at any resolution; None where it was lost."""

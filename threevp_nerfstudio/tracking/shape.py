@@ -19,7 +19,6 @@ from numpy import ndarray as Array
 from scipy.spatial.transform import Rotation
 
 from threevp_nerfstudio.body.body_model import BodyModel
-from threevp_nerfstudio.engine.workers import shared
 from threevp_nerfstudio.errors import TrackError
 from threevp_nerfstudio.tracking.appearance import Appearance, Sight, gather, sight
 from threevp_nerfstudio.tracking.evidence import Evidence, project
@@ -40,6 +39,7 @@ from threevp_nerfstudio.tracking.posing import (
 from threevp_nerfstudio.tracking.shared_colours import SharedColours
 from threevp_nerfstudio.tracking.terms import ColourTerm, System, add_colours, add_landmarks, add_outline, colour_term
 from threevp_nerfstudio.tracking.visibility import Observer, View, overlap
+from threevp_nerfstudio.workers import shared
 
 LANDMARKS_SEEN = np.radians(60.0)
 STANCE_SPREAD = {"spine": 0.1, "neck": 0.2, "head": 0.2, "arms": 0.4}

@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from numpy import ndarray as Array
 
-from threevp_nerfstudio.engine.workers import shared
 from threevp_nerfstudio.errors import FootageError, TrackError
 from threevp_nerfstudio.tracking import mediapipe_home
 from threevp_nerfstudio.tracking.background import Background, diverse, from_plate
@@ -36,6 +35,7 @@ from threevp_nerfstudio.tracking.split import Split, find_split, split_at
 from threevp_nerfstudio.tracking.stages import Job, Workspace
 from threevp_nerfstudio.tracking.store import PictureWriter, open_pictures, read_arrays, write_arrays, write_json
 from threevp_nerfstudio.tracking.video import Clip, probe, resized
+from threevp_nerfstudio.workers import shared
 
 REMADE = "alpha.npy"
 """Mattes that the stages tracking and polish made anew, in their folders."""

@@ -12,13 +12,13 @@ from scipy.ndimage import distance_transform_edt
 
 from threevp_nerfstudio.body.bake import texels
 from threevp_nerfstudio.body.labels import face_colours, faces_in
-from threevp_nerfstudio.engine.workers import shared
 from threevp_nerfstudio.tracking.evidence import project
 from threevp_nerfstudio.tracking.footage import Footage, PinholeCamera
 from threevp_nerfstudio.tracking.lighting import harmonics
 from threevp_nerfstudio.tracking.parts import INNER
 from threevp_nerfstudio.tracking.posing import Pose, PosedRig
 from threevp_nerfstudio.tracking.visibility import Observer
+from threevp_nerfstudio.workers import shared
 
 SHARPNESS = 6
 """Power of the cosine of the viewing angle: how strongly the best view wins over the others."""

@@ -21,7 +21,6 @@ from jaxtyping import Bool, Float
 from numpy import ndarray as Array
 
 from threevp_nerfstudio.capture.cameras import pixel_directions
-from threevp_nerfstudio.engine.workers import streamed
 from threevp_nerfstudio.errors import TrackError
 from threevp_nerfstudio.tracking.appearance import Appearance
 from threevp_nerfstudio.tracking.confidence import confidence, head_rotation_jacobian
@@ -48,6 +47,7 @@ from threevp_nerfstudio.tracking.settling import Silhouette
 from threevp_nerfstudio.tracking.shape import outline_trust
 from threevp_nerfstudio.tracking.solver import FrameSolver, Prior, Solution, Subject
 from threevp_nerfstudio.tracking.trajectory import OPENGL_FROM_OPENCV, Track
+from threevp_nerfstudio.workers import streamed
 
 __all__ = ["Track", "TrackOptions", "track"]
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from threevp_nerfstudio.engine import workers
-from threevp_nerfstudio.engine.workers import WorkerLost, count, shared, sharing, streamed
+from threevp_nerfstudio import workers
 from threevp_nerfstudio.errors import FootageError
+from threevp_nerfstudio.workers import WorkerLost, count, shared, sharing, streamed
 
 
 def children() -> int:
