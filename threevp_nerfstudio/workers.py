@@ -155,7 +155,7 @@ def _work(job: Callable[[], Iterator[R]], sender: Connection) -> None:
     except BaseException as error:
         try:
             pickle.loads(pickle.dumps(error))
-        except Exception:
+        except Exception:  # whatever keeps it from travelling: its words do
             error = RuntimeError("".join(traceback.format_exception(error)))
         sender.send(("error", error))
 

@@ -12,7 +12,8 @@ from tests.tracking.turning_person import CHAIR, exactly_fitted, film, person, p
 from threevp_nerfstudio.body.rig import Rig
 from threevp_nerfstudio.tracking.evidence import project
 from threevp_nerfstudio.tracking.posing import head_pose
-from threevp_nerfstudio.tracking.track import Track, TrackOptions, track
+from threevp_nerfstudio.tracking.track import Track, TrackOptions, stretches, track
+from threevp_nerfstudio.workers import sharing
 
 TURN, PLAY = 16, 14
 JAW, BLINK = "jawOpen", "eyeBlinkLeft"
@@ -105,6 +106,23 @@ def test_a_track_survives_saving_and_stops_and_goes_on(tracked, tmp_path):
     np.testing.assert_allclose(again.T_camera_root, result.T_camera_root, atol=1e-6)
     result.save(tmp_path / "track.npz")
     np.testing.assert_array_equal(Track.load(tmp_path / "track.npz").expression, result.expression)
+
+
+def test_stretches_come_to_the_same_as_one_and_do_not_depend_on_workers(tracked, monkeypatch: pytest.MonkeyPatch):
+    template, rig, poses, footage, fitted, whole = tracked
+    monkeypatch.setattr("threevp_nerfstudio.tracking.track.STRETCH", 5)
+    parts = stretches(footage.static)
+    assert sorted(i for part in parts for i in part) == list(range(TURN + PLAY)) and len(parts) == 6
+    found = []
+    for workers in (1, 3):
+        with sharing(workers):
+            found.append(track(footage, fitted, TrackOptions(working_size=128)))
+    np.testing.assert_allclose(found[0].T_camera_root, found[1].T_camera_root, atol=1e-6)
+    np.testing.assert_allclose(found[0].expression, found[1].expression, atol=1e-6)
+    turn, place = errors(rig, template, poses, found[0])
+    turn_whole, place_whole = errors(rig, template, poses, whole)
+    assert turn.max() < turn_whole.max() + 1.0 and place.max() < place_whole.max() + 0.003
+    assert not found[0].lost.any() and found[0].restarted.sum() <= whole.restarted.sum() + 1  # the turn away is too fast for any
 
 
 def test_a_jump_is_found_again(tracked):

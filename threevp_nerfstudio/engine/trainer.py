@@ -25,8 +25,8 @@ class ThreeVPTrainerConfig(TrainerConfig):
 
     _target: type = field(default_factory=lambda: ThreeVPTrainer)
     cpu_threads: int = 1
-    """Threads of torch and of our kernels while training on a CPU; batches are too small for more to pay. Pictures in the viewer use all
-    cores, and so does whatever renders later."""
+    """Threads of torch and of our kernels while training on a CPU; batches are too small for more to pay. The viewer's pictures
+    use as many while training goes on; what renders later uses all cores."""
     device_fallback: str = ""
     """Set by the run itself: why it went to the CPU although CUDA was asked for."""
 

@@ -155,16 +155,16 @@ class _HashEncode(torch.autograd.Function):
         points, table, resolutions, moving = ctx.saved_tensors
         levels, _, features = table.shape
         grad = grad.contiguous().float().view(-1, levels, features)
-        grad_table, grad_points = torch.zeros_like(table), torch.zeros_like(points)
-        want_points = ctx.needs_input_grad[0]
-        if _on_cpu(points):  # parts of the levels add up gradients of points of their own
-            grad_points = grad_points.new_zeros(-(-levels // hash_grid_cpu.LEVELS) if want_points else 1, *points.shape)
+        grad_table, want_points, on_cpu = torch.zeros_like(table), ctx.needs_input_grad[0], _on_cpu(points)
+        parts = -(-levels // hash_grid_cpu.LEVELS) if on_cpu and want_points else 1  # of the levels, which add up gradients of their own
+        grad_points = points.new_zeros(parts, *points.shape)
+        out_points = view(grad_points if on_cpu else grad_points[0], wp.vec3)
         vec = _entry(features)
         inputs = [view(points, wp.vec3), view(table, vec), view(resolutions), view(grad, vec), view(moving), int(want_points)]
-        _launch(1, points, levels, features, inputs, [view(grad_table, vec), view(grad_points, wp.vec3)])
+        _launch(1, points, levels, features, inputs, [view(grad_table, vec), out_points])
         if not want_points:
             return None, grad_table, None, None
-        return grad_points.sum(0) if grad_points.ndim == 3 else grad_points, grad_table, None, None
+        return grad_points[0] if parts == 1 else grad_points.sum(0), grad_table, None, None
 
 
 def _on_cpu(points: Tensor) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -112,7 +113,7 @@ def _run(
 ) -> None:
     N, saved = len(state.expression), time.monotonic()
 
-    def share(jobs: list[Callable[[_State], Iterator[int]]], what: str) -> None:
+    def share(jobs: list[Callable[[_State], Iterator[int]]], what: Literal["forward", "backward"]) -> None:
         """What jobs find goes into the state as it comes. Each works on a copy of its own, so that none sees what others find."""
         nonlocal saved
         before, done = state.copy(), getattr(state, what)
@@ -125,8 +126,7 @@ def _run(
         for _, (i, row) in streamed([partial(finding, job) for job in jobs]):
             state.put(i, row)
             done[i] = True
-            if what != "joined":  # a matter of a few pictures
-                progress(what, int(done.sum()), N)
+            progress(what, int(done.sum()), N)
             if resume is not None and time.monotonic() - saved > SAVE_EVERY_S:
                 state.save(resume)
                 saved = time.monotonic()
@@ -137,9 +137,8 @@ def _run(
         tracker.forward(state, int(i))
         state.forward[i] = True
     share([partial(tracker.forward_through, part, state.forward.copy()) for part in parts], "forward")
-    seams = [part[0] for part in parts if tracker.begins_afresh(part[0]) and not state.joined[part[0]]]
-    share([partial(tracker.join, seam) for seam in seams], "joined")
-    state.joined[seams] = True
+    if not state.backward.any():  # a seam that was joined before an interruption stays as it is
+        share([partial(tracker.join, part[0]) for part in parts if tracker.begins_afresh(part[0])], "forward")
     if settle is not None:
         tracker.footage = replace(tracker.footage, alpha=settle(lambda i: None if state.lost[i] else tracker.covered(state.pose(i))))
     if options.backward_pass:
@@ -170,18 +169,16 @@ class _State:
     lost: Bool[Array, "N"]
     restarted: Bool[Array, "N"]
     forward: Bool[Array, "N"]
-    """Pictures that the first pass has been through; `backward`: the second; `joined`: those at which a seam was joined."""
-    joined: Bool[Array, "N"]
+    """Pictures that the first pass has been through."""
     backward: Bool[Array, "N"]
-
-    MARKS = ("forward", "joined", "backward")
+    """The same of the second."""
 
     @classmethod
     def empty(cls, N: int, rig: PosedRig) -> _State:
         E, J = len(rig.points.basis), len(rig.joints)
         return cls(
             np.tile(np.eye(4), (N, 1, 1)), np.zeros((N, J, 3)), np.zeros((N, E)), np.zeros((N, 2)), np.zeros(N), np.zeros(N),
-            np.full(N, np.nan), *(np.zeros(N, dtype=bool) for _ in range(5)),
+            np.full(N, np.nan), *(np.zeros(N, dtype=bool) for _ in range(4)),
         )  # fmt: skip
 
     def save(self, path: Path) -> None:
@@ -207,11 +204,15 @@ class _State:
 
     def row(self, i: int) -> dict[str, Array]:
         """All that was found for picture `i`."""
-        return {name: value[i] for name, value in self.__dict__.items() if name not in self.MARKS}
+        return {name: value[i] for name, value in self.__dict__.items() if name not in ("forward", "backward")}
 
     def put(self, i: int, row: dict[str, Array]) -> None:
         for name, value in row.items():
             getattr(self, name)[i] = value
+
+    def misfit(self, i: int) -> float:
+        """How badly picture `i` fits, as `_Tracker._badness` has it."""
+        return float(self.photometric[i] + 0.3 * (1 - self.iou[i]))
 
     def pose(self, i: int) -> Pose:
         return Pose(self.T_camera_root[i], self.rotations[i], self.expression[i])
@@ -253,20 +254,19 @@ class _Tracker:
 
     def join(self, seam: int, state: _State) -> Iterator[int]:
         """Track the pictures from `seam` on once more from the stretch before, until nothing changes any more."""
+        alone = state.copy()
         for i in range(seam, min(seam + LONGEST_SEAM, len(self.footage))):
-            if state.lost[i - 1] or self.footage.static[i]:
-                state.restarted[i] |= bool(state.lost[i - 1])
-                yield i
+            if self.footage.static[i]:
                 return
-            alone = {name: np.copy(value) for name, value in state.row(i).items()}
-            self.forward(state, i)
-            if state.photometric[i] + 0.3 * (1 - state.iou[i]) > WORSE_JOINED * (alone["photometric"] + 0.3 * (1 - alone["iou"])):
-                state.put(i, alone)  # found better afresh: what came before had gone astray
+            if not state.lost[i - 1]:
+                self.forward(state, i)
+            if state.lost[i - 1] or state.misfit(i) > WORSE_JOINED * alone.misfit(i):
+                state.put(i, alone.row(i))  # found better afresh: what came before had gone astray
                 state.restarted[i] = True
                 yield i
                 return
             yield i
-            if self._same(state.pose(i), Pose(alone["T_camera_root"], alone["rotations"], alone["expression"])):
+            if self._same(state.pose(i), alone.pose(i)):
                 return
 
     def backward_through(self, part: range, done: Bool[Array, "N"], state: _State) -> Iterator[int]:
@@ -323,7 +323,7 @@ class _Tracker:
         prior = self._seated(prior, static)
         start = prior.mean if state.lost[i] else here
         solution = solver.solve(picture, start, prior, BACKWARD_SCHEDULE, who.limits)
-        worse = self._badness(solution) > 1.05 * (state.photometric[i] + 0.3 * (1 - state.iou[i])) + 0.002
+        worse = self._badness(solution) > 1.05 * state.misfit(i) + 0.002
         if worse and not state.lost[i]:
             return
         self._store(state, i, solution, picture, who)
