@@ -12,7 +12,7 @@ import torch
 
 from threevp_nerfstudio import workers
 from threevp_nerfstudio.errors import FootageError
-from threevp_nerfstudio.workers import WorkerLost, count, shared, sharing, streamed
+from threevp_nerfstudio.workers import WorkerLost, count, shared, sharing, stay_whole, streamed
 
 
 def children() -> int:
@@ -83,6 +83,20 @@ def test_without_forks_nothing_is_done_ahead(monkeypatch: pytest.MonkeyPatch):
     with sharing(4):
         for n, x in enumerate(shared(range(6), make)):
             assert x == n and seen == list(range(n + 1))
+
+
+def test_a_worker_stands_apart_where_this_process_must_stay_whole(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(workers, "_whole", False)
+
+    def make():
+        stay_whole()  # a library's threads
+        return lambda _: os.getpid()
+
+    with sharing(2):
+        assert list(shared([0], make, apart=True)) != [os.getpid()] and not workers._whole
+        assert os.getpid() not in shared(range(4), make)
+        assert list(shared([0], make)) == [os.getpid()] and workers._whole
+        assert set(shared(range(4), make, apart=True)) == {os.getpid()}  # too late
 
 
 def test_workers_may_ask_for_gradients():

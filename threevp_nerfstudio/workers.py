@@ -2,7 +2,7 @@
 
 Workers are forks: they see everything that is in memory, and nothing has to be copied to them; what they find comes back through a pipe.
 With one worker, with a single job, where there is no fork, and once CUDA is in use (which does not survive a fork), all is done
-in this process. Results do not depend on the number of workers as long as jobs do not depend on each other.
+in this process. Libraries that do not survive one either (MediaPipe) belong in workers only: see `shared`'s `apart`. Results do not depend on the number of workers as long as jobs do not depend on each other.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ T, R = TypeVar("T"), TypeVar("R")
 MOST = 8
 """Workers unless another number is asked for: each takes memory for what it changes."""
 _workers = 0
+_whole = False
+"""A library is in use here that does not survive a fork."""
 
 
 class WorkerLost(ThreeVPError):
@@ -55,8 +57,20 @@ def sharing(workers: int | None) -> Iterator[None]:
         _workers = before
 
 
-def shared(items: Sequence[T], make: Callable[[], Callable[[T], R]], gradients: bool = False) -> Iterator[R]:
-    """What a function says of each item, in their order. Each worker calls `make` once for its function. `gradients`: see `streamed`."""
+def stay_whole() -> None:
+    """From now on this process is not forked: a library is in use whose memory and threads a fork would break."""
+    global _whole
+    _whole = True
+
+
+def shared(items: Sequence[T], make: Callable[[], Callable[[T], R]], gradients: bool = False, apart: bool = False) -> Iterator[R]:
+    """What a function says of each item, in their order. Each worker calls `make` once for its function.
+
+    Args:
+        gradients: see `streamed`.
+        apart: a worker does it even where there is but one item, so that this process stays as it is (`stay_whole`). With one worker
+            nothing is ever forked, and this does not matter.
+    """
     workers = min(count(), len(items)) if _can_fork(gradients) else 1
 
     def job(first: int) -> Iterator[R]:
@@ -67,7 +81,7 @@ def shared(items: Sequence[T], make: Callable[[], Callable[[T], R]], gradients: 
     waiting: dict[int, R] = {}
     done, following = [0] * workers, 0
     jobs = [lambda first=first: job(first) for first in range(workers)]
-    for worker, result in streamed(jobs, gradients):
+    for worker, result in streamed(jobs, gradients, apart):
         waiting[worker + workers * done[worker]] = result
         done[worker] += 1
         while following in waiting:
@@ -75,16 +89,17 @@ def shared(items: Sequence[T], make: Callable[[], Callable[[T], R]], gradients: 
             following += 1
 
 
-def streamed(jobs: Sequence[Callable[[], Iterator[R]]], gradients: bool = False) -> Iterator[tuple[int, R]]:
+def streamed(jobs: Sequence[Callable[[], Iterator[R]]], gradients: bool = False, apart: bool = False) -> Iterator[tuple[int, R]]:
     """Everything that the jobs yield, as it comes: the job's number with each. Jobs begin in their order, as many at a time as there
     are workers.
 
     Args:
         gradients: the jobs ask torch for gradients, which no fork can do beside a GPU.
+        apart: see `shared`.
 
     Raises what a job raises; the others end then, as they do when the caller stops asking or at Ctrl-C.
     """
-    if min(count(), len(jobs)) < 2 or not _can_fork(gradients):
+    if count() < 2 or (len(jobs) < 2 and not apart) or not _can_fork(gradients):
         for number, job in enumerate(jobs):
             for result in job():
                 yield number, result
@@ -120,7 +135,7 @@ def streamed(jobs: Sequence[Callable[[], Iterator[R]]], gradients: bool = False)
 
 
 def _can_fork(gradients: bool) -> bool:
-    if not hasattr(os, "fork") or sys.platform == "darwin":  # macOS' own libraries do not survive one
+    if _whole or not hasattr(os, "fork") or sys.platform == "darwin":  # macOS' own libraries do not survive one
         return False
     torch = sys.modules.get("torch")
     return torch is None or not (torch.cuda.is_initialized() or gradients and torch.cuda.is_available())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -285,3 +287,33 @@ def test_a_missing_mediapipe_says_what_to_do(tmp_path: Path, monkeypatch: pytest
     assert not mediapipe_home.available()
     with pytest.raises(FootageError, match="threevp install-mediapipe"):
         mediapipe_home.load()
+
+
+MEDIAPIPE_TWICE = """
+import numpy as np
+from threevp_nerfstudio.tracking.landmarks import face_detector
+from threevp_nerfstudio.tracking.mattes import person_segmenter
+from threevp_nerfstudio.workers import shared, sharing
+
+pictures = np.random.default_rng(0).integers(0, 255, (24, 96, 96, 3), dtype=np.uint8)
+
+def segment():
+    look = person_segmenter()
+    return lambda picture: look(picture).shape
+
+def detect():
+    look = face_detector()
+    return lambda picture: len(look(picture))
+
+with sharing(2):
+    for make in (segment, segment, detect):  # as the stages frames, mattes and landmarks do
+        assert len(list(shared(pictures, make, apart=True))) == 24
+    segment()(pictures[0])
+    assert len(list(shared(pictures, segment, apart=True))) == 24
+"""
+
+
+@pytest.mark.skipif(not mediapipe_home.available(), reason="MediaPipe is not installed (threevp install-mediapipe)")
+def test_mediapipe_works_in_workers_stage_after_stage():
+    found = subprocess.run([sys.executable, "-c", MEDIAPIPE_TWICE], capture_output=True, text=True, timeout=600)
+    assert found.returncode == 0, found.stderr[-2000:]

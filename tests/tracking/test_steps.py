@@ -40,6 +40,8 @@ def networks(monkeypatch: pytest.MonkeyPatch):
 
     def detector():
         def detect(picture: np.ndarray) -> list[np.ndarray]:
+            if picture.shape[0] == 96:  # a whole one; heads are enlarged
+                return []
             i = seen["i"]
             seen["i"] += 1
             if i >= FRAMES or np.isnan(yaw[i]):

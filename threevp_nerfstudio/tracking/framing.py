@@ -12,6 +12,7 @@ from threevp_nerfstudio.errors import FootageError
 from threevp_nerfstudio.tracking.ingest import Source
 from threevp_nerfstudio.tracking.mattes import Segment
 from threevp_nerfstudio.tracking.video import pictures, resized
+from threevp_nerfstudio.workers import shared
 
 LOOKED_AT = 40
 WORTHWHILE = 0.7
@@ -32,22 +33,26 @@ def parse_crop(text: str) -> tuple[int, int, int, int] | None:
     return x, y, w, h
 
 
-def automatic_crop(sources: list[Source], segment: Segment | None, note: Callable[[str], None]) -> tuple[int, int, int, int] | None:
-    """A crop that holds the subject in all pictures looked at, or None where it would hardly leave anything out."""
-    if segment is None:
-        return None
+def automatic_crop(
+    sources: list[Source], segmenter: Callable[[], Segment], note: Callable[[str], None]
+) -> tuple[int, int, int, int] | None:
+    """A crop that holds the subject in all pictures looked at, or None where it would hardly leave anything out. `segmenter` is called
+    in a worker process."""
     clip = sources[0].clip
     width, height = clip.width, clip.height
-    boxes = []
+    scale = LOOK / max(width, height)
+    looked = []
     for source in sources:
         step = max(1, source.expected() * len(sources) // LOOKED_AT)
         for n, picture in enumerate(pictures(source.clip, [], source.start, source.end, source.stride)):
             if n % step == 0:
-                scale = LOOK / max(width, height)
-                small = resized(picture.rgb, max(2, round(width * scale)), max(2, round(height * scale)))
-                box = subject_box(segment(small))
-                if box is not None:
-                    boxes.append(np.array(box) / scale)
+                looked.append(resized(picture.rgb, max(2, round(width * scale)), max(2, round(height * scale))))
+
+    def finder() -> Callable[[Array], tuple[int, int, int, int] | None]:
+        segment = segmenter()
+        return lambda picture: subject_box(segment(picture))
+
+    boxes = [np.array(box) / scale for box in shared(looked, finder, apart=True) if box is not None]
     if len(boxes) < 3:
         return None
     corners = np.array(boxes)

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 from threevp_nerfstudio.errors import FootageError
+from threevp_nerfstudio.workers import stay_whole
 
 VERSION = "0.10.9"
 REQUIREMENTS = (f"mediapipe=={VERSION}", "flatbuffers>=2.0")
@@ -37,7 +38,10 @@ def available() -> bool:
 
 
 def load() -> ModuleType:
-    """Import MediaPipe from the environment or from the private folder. Raises `FootageError` with what to do."""
+    """Import MediaPipe from the environment or from the private folder. Raises `FootageError` with what to do.
+
+    Whoever calls this is best a worker (`workers.shared(..., apart=True)`): no process is forked any more once it has used MediaPipe.
+    """
     if importlib.util.find_spec("mediapipe") is None:
         if not (home() / "mediapipe").is_dir():
             raise FootageError(
@@ -48,6 +52,7 @@ def load() -> ModuleType:
             sys.path.append(str(home()))  # last: nothing of the environment is shadowed
             importlib.invalidate_caches()
     os.environ.setdefault("GLOG_minloglevel", "2")
+    stay_whole()
     try:
         module = importlib.import_module("mediapipe")
     except (ImportError, OSError, TypeError) as error:

@@ -45,6 +45,8 @@ LATER_MATTES: dict[Mattes, tuple[Stage, ...]] = {"first": (), "settled": ("track
 ROOM_SAMPLES = 56
 CANDIDATES = 240
 FEWEST = 8
+LOOKS_ROUND = 16
+"""Pictures that are searched as a whole for a second face."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,8 @@ def frames_stage(job: Job) -> None:
     parts = sources(job.settings)
     clip: Clip = parts[0].clip
     crop = parse_crop(job.settings.crop)
-    if job.settings.crop == "auto" and job.settings.mattes is None and (mediapipe_home.available() or job.settings.plate is None):
-        crop = automatic_crop(parts, person_segmenter() if segments(job) else None, job.note)
+    if job.settings.crop == "auto" and job.settings.mattes is None and segments(job):
+        crop = automatic_crop(parts, person_segmenter, job.note)
     if job.settings.size < 64:
         raise FootageError(f"--size {job.settings.size} is too small to track a face; 256 or more make sense.")
     result = ingest(parts, plan_geometry(clip, job.settings.size, crop), folder, job.progress)
@@ -202,11 +204,11 @@ def _made_mattes(job: Job, stored: Stored, folder: Path, writer: PictureWriter) 
     if segments(job):
 
         def finder():
-            segment = person_segmenter()  # its threads do not live on in a fork: each worker has its own
+            segment = person_segmenter()
             return lambda i: segment(stored.rgb[i])
 
         with PictureWriter(folder / "coarse.npy", (height, width)) as coarse_writer:
-            for i, found in enumerate(shared(range(count), finder)):
+            for i, found in enumerate(shared(range(count), finder, apart=True)):
                 coarse_writer.append(found)
                 job.progress("finding the person", i + 1, count)
         coarse = open_pictures(folder / "coarse.npy")
@@ -293,16 +295,24 @@ def landmarks_stage(job: Job) -> None:
         if not mediapipe_home.available() and job.settings.install:
             mediapipe_home.install()
 
-        def finder():
-            detect = face_detector()  # its threads do not live on in a fork: each worker has its own
-            return lambda i: find_in(rgb[i], alpha[i], detect)
+        looked = set(np.linspace(0, len(rows) - 1, LOOKS_ROUND).round().astype(int).tolist())
 
-        faces = []
-        for i, found_here in enumerate(shared(range(len(rows)), finder)):
+        def finder():
+            detect = face_detector()
+            return lambda i: (find_in(rgb[i], alpha[i], detect), i in looked and _two_faces(detect(rgb[i])))
+
+        faces, two = [], []
+        for i, (found_here, in_company) in enumerate(shared(range(len(rows)), finder, apart=True)):
             faces.append(found_here)
+            if in_company:
+                two.append(times[i])
             job.progress("finding the face", i + 1, len(rows))
         found = assemble(faces, times)
-        _several_people(job, rgb, face_detector(), times)
+        if len(two) >= 2:
+            job.note(
+                f"two faces are in view at {', '.join(f'{t:.1f} s' for t in two[:5])}: the larger subject is tracked, the other may "
+                "spoil the mattes. Record one person, or cut the picture with --crop left,top,width,height."
+            )
     seen = found.score > 0
     if not seen.any():
         raise FootageError(
@@ -319,19 +329,10 @@ def landmarks_stage(job: Job) -> None:
     write_json(folder / "split.json", asdict(split))
 
 
-def _several_people(job: Job, rgb: Array, detect, times: Array) -> None:
-    """Look for a second face of like size in some whole pictures."""
-    looked = np.unique(np.linspace(0, len(rgb) - 1, 16).round().astype(int))
-    two = []
-    for i in looked:
-        sizes = [float(np.ptp(face[:, 1])) for face in detect(rgb[i])]
-        if len(sizes) > 1 and sizes[1] > 0.5 * sizes[0]:
-            two.append(times[i])
-    if len(two) >= 2:
-        job.note(
-            f"two faces are in view at {', '.join(f'{t:.1f} s' for t in two[:5])}: the larger subject is tracked, the other may spoil "
-            "the mattes. Record one person, or cut the picture with --crop left,top,width,height."
-        )
+def _two_faces(faces: list[Float[Array, "478 3"]]) -> bool:
+    """Whether a second face of like size is among those of a whole picture."""
+    sizes = [float(np.ptp(face[:, 1])) for face in faces]
+    return len(sizes) > 1 and sizes[1] > 0.5 * sizes[0]
 
 
 def _split(job: Job, stored: Stored, found, times: Array, rows: Array) -> Split:
