@@ -18,6 +18,7 @@ from threevp_nerfstudio.tracking import mediapipe_home
 from threevp_nerfstudio.tracking.background import diverse, from_plate, learn_background, look_closer
 from threevp_nerfstudio.tracking.mattes import (
     fill_holes,
+    followed,
     guided_filter,
     iou,
     learn_room,
@@ -317,3 +318,15 @@ with sharing(2):
 def test_mediapipe_works_in_workers_stage_after_stage():
     found = subprocess.run([sys.executable, "-c", MEDIAPIPE_TWICE], capture_output=True, text=True, timeout=600)
     assert found.returncode == 0, found.stderr[-2000:]
+
+
+def test_who_was_followed_is_followed_on():
+    P = np.zeros((6, 96, 128), np.uint8)
+    for k, p in enumerate(P):
+        p[20:90, 10:40] = 200  # one who sits
+        p[8:92, 128 - 14 * k : 168 - 14 * k] = 250  # one who walks in, and is larger
+    P[3] = 0  # both are missed once
+    where = None
+    for k, p in enumerate(P[:5]):
+        where = followed(p, where)
+        assert where[:, :11].any() and (where[:, 12:] == 0).all(), k

@@ -14,6 +14,7 @@ from numpy import ndarray as Array
 from threevp_nerfstudio.errors import FootageError
 from threevp_nerfstudio.tracking.background import Background, as_exposed, evidence, learn_background, look_closer
 from threevp_nerfstudio.tracking.unmixing import colour_behind, unmixed, unmixed_with
+from threevp_nerfstudio.workers import shared
 
 Segment = Callable[[UInt8[Array, "h w 3"]], UInt8[Array, "h w"]]
 """Coarse person probability of a picture, 255 = person."""
@@ -21,6 +22,8 @@ WITHIN, NEAR = 6.0, 4.0
 """Log odds inside of the tracked template, and how deep that is reached; pixels where it covers 300 x 300 of them."""
 BEYOND, FAR = 4.0, 16.0
 """Log odds against the subject outside of it, and how far off."""
+COARSER = 4
+"""Pixels across one of where the subject roughly is."""
 SURE_ROOM = 8
 """Person probability (of 255) that the network gives to what is surely room."""
 
@@ -86,12 +89,13 @@ def refine(
     picture: UInt8[Array, "h w 3"],
     P: UInt8[Array, "h w"] | None,
     room: Background | None,
-    previous: UInt8[Array, "h w"] | None,
+    previous: UInt8[Array, "u v"] | None,
     silhouette: Bool[Array, "h w"] | None = None,
 ) -> UInt8[Array, "h w"]:
     """The matte of one picture from person probabilities `P` and from what is known of the room (at least one of them).
 
-    `previous` is the matte before: of several people or objects, the one that overlaps it is kept, else the largest.
+    `previous` is the matte before, or what else tells where the subject is: of several people or objects, the one that overlaps it
+    is kept, else the largest.
     `silhouette`: what the tracked template covers, once there is a track.
     """
     free = _surely_free(picture, P, room)
@@ -112,6 +116,19 @@ def refine(
     alpha = ((alpha - 0.06) / 0.88).clip(0.0, 1.0)
     alpha = unmixed(picture, band, solid, alpha, _known_room(picture, free, room), radius)
     return np.round(alpha * 255).astype(np.uint8)
+
+
+def followed(P: UInt8[Array, "h w"], previous: UInt8[Array, "u v"] | None) -> UInt8[Array, "u v"]:
+    """Where the subject is, 255 on it, roughly: of the persons that the network sees in a picture, the one that was followed so far.
+
+    Unlike mattes themselves this is cheap, so that mattes need not wait for each other.
+    """
+    h, w = P.shape
+    small = cv2.resize(P, (max(1, round(w / COARSER)), max(1, round(h / COARSER))), interpolation=cv2.INTER_AREA)
+    found = _subject(small > 127, previous)
+    if previous is not None and not found.any():
+        return previous
+    return 255 * found.astype(np.uint8)
 
 
 def reconsidered(
@@ -160,7 +177,7 @@ def _surely_free(picture: Array, P: UInt8[Array, "h w"] | None, room: Background
     return np.abs(picture.astype(np.float32) - room.colour).max(-1) < 25
 
 
-def _subject(mask: Bool[Array, "h w"], previous: UInt8[Array, "h w"] | None) -> Bool[Array, "h w"]:
+def _subject(mask: Bool[Array, "h w"], previous: UInt8[Array, "u v"] | None) -> Bool[Array, "h w"]:
     """Of the connected parts, the subject, without holes and specks."""
     opened = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     number, labels, stats, _ = cv2.connectedComponentsWithStats(opened, connectivity=4)
@@ -168,8 +185,9 @@ def _subject(mask: Bool[Array, "h w"], previous: UInt8[Array, "h w"] | None) -> 
         return np.zeros_like(mask)
     area = stats[1:, cv2.CC_STAT_AREA].astype(float)
     if previous is not None and previous.any():
-        shared = np.bincount(labels.ravel(), weights=(previous > 127).ravel().astype(float), minlength=number)[1:]
-        score = shared + 0.01 * area
+        previous = cv2.resize(previous, mask.shape[::-1], interpolation=cv2.INTER_NEAREST)
+        overlap = np.bincount(labels.ravel(), weights=(previous > 127).ravel().astype(float), minlength=number)[1:]
+        score = overlap + 0.01 * area
     else:
         score = area
     main = labels == 1 + int(score.argmax())
@@ -281,7 +299,7 @@ def learn_room(rgb: UInt8[Array, "K h w 3"], P: UInt8[Array, "K h w"]) -> Backgr
     """The room behind diverse pictures; what the first mattes free is looked at again, and then what is beside the subject."""
 
     def mattes(room: Background) -> UInt8[Array, "K h w"]:
-        return np.stack([refine(picture, p, room, None) for picture, p in zip(rgb, P, strict=True)])
+        return np.stack(list(shared(range(len(rgb)), lambda: lambda i: refine(rgb[i], P[i], room, None))))
 
     room = learn_background(rgb, mattes(learn_background(rgb, P)))
     return look_closer(room, rgb, P, mattes(room))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,6 +23,7 @@ from threevp_nerfstudio.tracking.ingest import Geometry, Source, ingest, plan_ge
 from threevp_nerfstudio.tracking.landmarks import assemble, face_detector, find_in, user_landmarks
 from threevp_nerfstudio.tracking.mattes import (
     Matting,
+    followed,
     learn_room,
     matte_quality,
     person_segmenter,
@@ -200,7 +202,8 @@ def _user_mattes(job: Job, stored: Stored, writer: PictureWriter) -> None:
 def _made_mattes(job: Job, stored: Stored, folder: Path, writer: PictureWriter) -> UInt8[Array, "M h w"] | None:
     """Segment and refine; returns the coarse probabilities (on disk), or None without a network."""
     count, height, width = stored.rgb.shape[:3]
-    coarse = None
+    coarse: UInt8[Array, "M h w"] | None = None
+    subject: list[UInt8[Array, "u v"]] = []
     if segments(job):
 
         def finder():
@@ -210,6 +213,7 @@ def _made_mattes(job: Job, stored: Stored, folder: Path, writer: PictureWriter) 
         with PictureWriter(folder / "coarse.npy", (height, width)) as coarse_writer:
             for i, found in enumerate(shared(range(count), finder, apart=True)):
                 coarse_writer.append(found)
+                subject.append(followed(found, subject[-1] if subject else None))
                 job.progress("finding the person", i + 1, count)
         coarse = open_pictures(folder / "coarse.npy")
         if float(np.median([(p > 127).mean() for p in coarse])) < 0.003:
@@ -222,12 +226,22 @@ def _made_mattes(job: Job, stored: Stored, folder: Path, writer: PictureWriter) 
         room.save(folder / "room.npz")
         picture = np.where(room.known[..., None], room.colour, [255, 0, 255]).clip(0, 255).astype(np.uint8)
         cv2.imwrite(str(folder / "room.png"), picture[..., ::-1])
-    before = None
-    for i, picture in enumerate(stored.rgb):
-        before = refine(picture, None if coarse is None else coarse[i], room, before)
-        writer.append(before)
+    for i, alpha in enumerate(_refined(stored.rgb, coarse, room, subject)):
+        writer.append(alpha)
         job.progress("refining mattes", i + 1, count)
     return coarse
+
+
+def _refined(
+    rgb: UInt8[Array, "M h w 3"], coarse: UInt8[Array, "M h w"] | None, room: Background | None, subject: list[UInt8[Array, "u v"]]
+) -> Iterator[UInt8[Array, "h w"]]:
+    if coarse is not None:
+        yield from shared(range(len(rgb)), lambda: lambda i: refine(rgb[i], coarse[i], room, subject[i]))
+        return
+    before = None  # nothing else tells who is who
+    for picture in rgb:
+        before = refine(picture, None, room, before)
+        yield before
 
 
 def _room(job: Job, stored: Stored, coarse: UInt8[Array, "M h w"] | None) -> Background | None:
