@@ -85,7 +85,8 @@ class Track(TrackSettings):
         fitted, track = load_fitted(job.workspace), load_track(job.workspace, polished=True)
         fps = (len(track) - 1) / max(float(track.times[-1] - track.times[0]), 1e-6)
         height, width = footage.rgb.shape[1:3]
-        with video_writer(job.workspace.output / "overlay.mp4", 2 * width, height, min(max(fps, 1.0), 120.0)) as write:
+        film = job.workspace.output / "overlay.mp4"
+        with video_writer(film, 2 * width, height, min(max(fps, 1.0), 120.0), draft=True) as write:
             for i, picture in enumerate(overlays(footage, fitted, track)):
                 write(picture)
                 job.progress("filming the overlay", i + 1, len(track))

@@ -89,6 +89,22 @@ def test_a_turning_head_is_put_back_on_its_circle():
     assert np.abs(across).max() < 1e-9
 
 
+def test_a_quick_nod_is_not_flattened():
+    T, heads, static = sitting(2 * np.pi)
+    t = np.arange(120) / 30
+    arm = np.stack([np.zeros(120), 0.02 * np.exp(-(((t - 2) / 0.15) ** 2)), np.zeros(120)], -1)  # by the neck, to the front
+    T[:, :3, 3] = heads
+    nodding = heads.copy()
+    nodding[~static] += np.einsum("nij,nj->ni", T[~static, :3, :3], arm)
+    wrong = 1 + 0.003 * np.concatenate([np.zeros(120), smooth_noise(120, 0.2, 30, 5)])[:, None]
+    T[:, :3, 3] += nodding * (wrong - 1)
+    seen = nodding * wrong
+    moved = steadied(T, seen, np.arange(240) / 30, static, np.ones(240, bool), None)
+    found = np.linalg.norm(seen + moved[:, :3, 3] - T[:, :3, 3], axis=1)[~static]
+    off = found - np.linalg.norm(nodding, axis=1)[~static]
+    assert np.abs(off - off.mean())[55:66].max() < 0.006  # of 20 mm
+
+
 @pytest.mark.parametrize("span", [0.0, 0.9])
 def test_a_short_turn_keeps_its_depths(span: float):
     T, heads, static = sitting(span)

@@ -34,10 +34,12 @@ class Codec:
     options: tuple[str, ...]
     even: bool
     """Width and height must be even."""
+    draft: tuple[str, ...] = ()
+    """Options that win over the others where a film is only looked through."""
 
 
 CODECS = {
-    ".mp4": Codec("libx264", "yuv420p", None, ("-crf", "16", "-movflags", "+faststart"), True),
+    ".mp4": Codec("libx264", "yuv420p", None, ("-crf", "16", "-movflags", "+faststart"), True, ("-crf", "20", "-preset", "veryfast")),
     ".webm": Codec(
         "libvpx-vp9", "yuv420p", "yuva420p", ("-crf", "18", "-b:v", "0", "-row-mt", "1", "-auto-alt-ref", "0"), True
     ),
@@ -56,8 +58,10 @@ def part_of(path: Path) -> Path:
 
 
 @contextmanager
-def video_writer(path: Path, width: int, height: int, fps: float, alpha: bool = False) -> Iterator[FrameWriter]:
-    """Yield a function that appends a frame, of 3 channels, or of 4 (straight alpha) with `alpha`.
+def video_writer(
+    path: Path, width: int, height: int, fps: float, alpha: bool = False, draft: bool = False
+) -> Iterator[FrameWriter]:
+    """Yield a function that appends a frame, of 3 channels, or of 4 (straight alpha) with `alpha`. A `draft` is encoded faster.
 
     Until the block ends without an error, the film has a temporary name. Where it ends by a KeyboardInterrupt, what
     there is becomes a film of its own, `part_of(path)`. The interrupt must not come while a frame is written
@@ -81,7 +85,7 @@ def video_writer(path: Path, width: int, height: int, fps: float, alpha: bool = 
         quality=None,
         macro_block_size=1,
         ffmpeg_log_level="error",
-        output_params=list(codec.options),
+        output_params=[*codec.options, *(codec.draft if draft else ())],
     )
     writer.send(None)
     written = 0

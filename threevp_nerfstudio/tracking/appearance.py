@@ -13,6 +13,8 @@ from threevp_nerfstudio.tracking.evidence import SIGMAS, Evidence, project
 from threevp_nerfstudio.tracking.lighting import EVEN, fit_lighting, harmonics
 from threevp_nerfstudio.tracking.visibility import View
 
+LIT = 1500
+"""Vertices that tell the light."""
 ENOUGH = 0.5
 """Sum of viewing weights at which a vertex's colour counts as half known."""
 
@@ -59,10 +61,11 @@ def gather(sights: list[Sight], rounds: int = 3) -> Appearance:
     total = weight.sum(0)
     trust = total / (total + ENOUGH)
     seen = np.flatnonzero(total > 0.05)
-    lighting, albedo = EVEN.copy(), None
+    rows = np.random.default_rng(0).permutation(seen)[:LIT]
+    few = [Sight(s.colours[:, rows], s.weight[rows], s.normals[rows]) for s in sights]
+    lighting = EVEN.copy()
     for _ in range(rounds):
-        albedo = _albedo(sights, weight, lighting, 0)
-        lighting = _lighting(sights, weight, albedo, seen)
+        lighting = _lighting(few, weight[:, rows], _albedo(few, weight[:, rows], lighting, 0))
     levels = [_albedo(sights, weight, lighting, level) for level in range(len(SIGMAS))]
     return Appearance(np.stack(levels), trust, lighting)
 
@@ -87,10 +90,8 @@ def _albedo(sights: list[Sight], weight: Float[Array, "K V"], lighting: Array, l
     return mean
 
 
-def _lighting(sights: list[Sight], weight: Float[Array, "K V"], albedo: Array, seen: Array) -> Float[Array, "9 3"]:
-    rng = np.random.default_rng(0)
-    rows = rng.permutation(seen)[:1500]
-    picked = [(k, rows[weight[k, rows] > 0.05]) for k in range(len(sights))]
+def _lighting(sights: list[Sight], weight: Float[Array, "K V"], albedo: Array) -> Float[Array, "9 3"]:
+    picked = [(k, np.flatnonzero(row > 0.05)) for k, row in enumerate(weight)]
     a = np.concatenate([albedo[r] for _, r in picked])
     n = np.concatenate([sights[k].normals[r] for k, r in picked])
     c = np.concatenate([sights[k].colours[0, r] for k, r in picked])

@@ -39,7 +39,8 @@ def steadied(
     """Poses moved along the line of sight of their heads, to smoothed depths.
 
     In the turn, heads are expected on the circle on which they are seen across the line of sight (a turn too short for that stays as
-    it is). In the performance they are about where `seat`, of the pictures that the template was fitted to, has them.
+    it is). In the performance they are about where `seat`, of the pictures that the template was fitted to, has them, and as far from
+    there as neck and spine bend: of a nod, rotations tell depths better than sizes do.
 
     Args:
         heads: in the camera, metres.
@@ -54,9 +55,20 @@ def steadied(
             continue
         here = heads[part]
         expected = place.head(T[part, :3, :3]) if place is not None else np.broadcast_to(here.mean(0), here.shape)
+        if part is not static:
+            expected = expected + bent(T[part], here, found[part])
         depth = smoothed_depth(times[part], here, expected, found[part])
         T[part, :3, 3] += here * (depth / np.linalg.norm(here, axis=1) - 1.0)[:, None]
     return T
+
+
+def bent(
+    T_camera_root: Float[Array, "n 4 4"], heads: Float[Array, "n 3"], found: Bool[Array, "n"]
+) -> Float[Array, "n 3"]:
+    """By how much bending neck and spine moves heads from where they are on average of the pictures found, camera axes, metres."""
+    R = T_camera_root[:, :3, :3]
+    local = np.einsum("nji,nj->ni", R, heads - T_camera_root[:, :3, 3])
+    return np.einsum("nij,nj->ni", R, local - local[found].mean(0)) if found.any() else np.zeros_like(heads)
 
 
 def smoothed_depth(

@@ -22,7 +22,7 @@ from threevp_nerfstudio.body.body_model import BodyModel, Identity, stored
 from threevp_nerfstudio.body.crop import crop
 from threevp_nerfstudio.body.landmarks import find_landmarks
 from threevp_nerfstudio.body.template import RiggedTemplate
-from threevp_nerfstudio.tracking.appearance import filled, gather, sight
+from threevp_nerfstudio.tracking.appearance import Sight, filled, gather, sight
 from threevp_nerfstudio.tracking.evidence import evidence
 from threevp_nerfstudio.tracking.face_points import FacePoints, face_points, personal_points
 from threevp_nerfstudio.tracking.fitted import FittedTemplate, Turn, azimuth_of
@@ -42,6 +42,7 @@ from threevp_nerfstudio.tracking.start import (
 )
 from threevp_nerfstudio.tracking.texture import bake_texture
 from threevp_nerfstudio.tracking.upright import summary_of_turn, upright
+from threevp_nerfstudio.workers import shared
 
 __all__ = ["FitOptions", "FittedTemplate", "Turn", "fit_template"]
 
@@ -90,12 +91,13 @@ def fit_template(
         problem.body.template, vertices=rig.points.rest, joints=rig.joints, body_model=_name(problem.body, template)
     )
     camera = _full_camera(estimate.camera, footage.camera)
-    sights = []
-    for k, pose in enumerate(poses):
+
+    def look(k: int) -> Sight:
         seen = problem.seen(k, estimate)
-        x = rig.place(rig.points, pose).camera
-        sights.append(sight(seen, x, problem.observer.look(x, seen.camera, with_outline=False)))
-    looks = gather(sights)
+        x = rig.place(rig.points, poses[k]).camera
+        return sight(seen, x, problem.observer.look(x, seen.camera, with_outline=False))
+
+    looks = gather(list(shared(range(len(poses)), lambda: look)))
     face = _own_landmarks(problem, estimate, rig, poses)
     texture = None
     if options.texture_size:
@@ -157,7 +159,7 @@ def start_of_fit(
         small = portrait_body(whole, torso_in_view(footage, chair, whole))
         face = face_points(small.template, small.rest(small.identity.default)[0] if whole.name == "anny" else None)
     rows = turn_frames(footage, prior, options.frames)
-    pictures = [evidence(footage, int(i), options.working_size) for i in rows]
+    pictures = list(shared(rows, lambda: lambda i: evidence(footage, int(i), options.working_size)))
     t = small.template
     poses = starting_poses(prior, chair, footage.times[rows], len(t.joint_names), len(t.expression_names))
     turned = float(np.ptp(prior.at(footage.times[rows])))  # a face that hardly turns tells less than errors of its shape do

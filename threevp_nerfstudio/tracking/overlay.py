@@ -17,6 +17,7 @@ from threevp_nerfstudio.kernels.raycast import RayMesh
 from threevp_nerfstudio.tracking.fitted import FittedTemplate
 from threevp_nerfstudio.tracking.footage import Footage, PinholeCamera
 from threevp_nerfstudio.tracking.trajectory import Track
+from threevp_nerfstudio.workers import shared
 
 OUTLINE, LOST = (30, 220, 90), (235, 50, 40)
 
@@ -78,8 +79,11 @@ def overlays(footage: Footage, fitted: FittedTemplate, track: Track, longest: in
     height, width = footage.rgb.shape[1:3]
     scale = min(1.0, longest / max(width, height))
     renderer = OverlayRenderer(fitted, track, round(width * scale), round(height * scale))
-    for i in range(len(track)):
+
+    def drawn(i: int) -> UInt8[Array, "H W2 3"]:
         look, covered = renderer.render(i)
         used = footage.landmarks[i] if np.isfinite(track.landmark_error_px[i]) else None
         left = outlined(np.asarray(footage.rgb[i]), covered, bool(track.lost[i]), used)
-        yield np.concatenate([left, cv2.resize(look, (width, height), interpolation=cv2.INTER_LINEAR)], axis=1)
+        return np.concatenate([left, cv2.resize(look, (width, height), interpolation=cv2.INTER_LINEAR)], axis=1)
+
+    return shared(range(len(track)), lambda: drawn)

@@ -125,6 +125,7 @@ class TurnProblem:
         self.turned, self.held = turned, False
         self.focal_spread, self.fixed_shape = max(focal_spread, 1e-4), fixed_shape
         self.observer = Observer(body.template.vertices, body.template.faces)
+        self._views: tuple[TurnEstimate, tuple[View, ...]] | None = None
         self.stance = parts.spine + parts.neck + parts.skull + parts.arms
         self.sway = Freedoms(parts.neck + parts.skull, ())
         names = list(body.identity.names)
@@ -184,12 +185,21 @@ class TurnProblem:
         """The colours that the pictures agree on."""
         rig = self.rig(estimate)
 
-        def look(k: int) -> Sight:
+        def look(k: int) -> tuple[Sight, View]:
             seen = self.seen(k, estimate)
             x = rig.place(rig.points, estimate.poses[k]).camera
-            return sight(seen, x, self.observer.look(x, seen.camera, with_outline=False))
+            view = self.observer.look(x, seen.camera)
+            return sight(seen, x, view), view
 
-        return gather(list(shared(range(len(estimate.poses)), lambda: look)))
+        sights, views = zip(*shared(range(len(estimate.poses)), lambda: look), strict=True)
+        self._views = (estimate, views)
+        return gather(list(sights))
+
+    def view(self, k: int, estimate: TurnEstimate, placed: Float[Array, "V 3"]) -> View:
+        """What picture `k` shows of the placed vertices; kept from when colours were gathered at this very estimate."""
+        if self._views is not None and self._views[0] is estimate:
+            return self._views[1][k]
+        return self.observer.look(placed, self.seen(k, estimate).camera)
 
     def linearise(
         self, estimate: TurnEstimate, basis: Float[Array, "K V 3"], looks: Appearance | None, level: int, dressed: bool
@@ -231,7 +241,7 @@ class TurnProblem:
         self, k: int, estimate: TurnEstimate, rig: PosedRig, basis: Array, looks: Appearance | None, level: int, dressed: bool, count: float
     ) -> _Picture:  # fmt: skip
         seen, pose = self.seen(k, estimate), estimate.poses[k]
-        view = self.observer.look(rig.place(rig.points, pose).camera, seen.camera)
+        view = self.view(k, estimate, rig.place(rig.points, pose).camera)
         if not view.visible.any():
             return _Picture(0.0)
         part = System.empty(self.head + self.sway.count)
@@ -277,10 +287,10 @@ class TurnProblem:
         placed = rig.place(points, pose)
         pivot = head_pivot(rig, pose, self.parts.skull[0])
         own = rig.jacobian(points, placed, pose, self.sway, pivot)
-        shared = rig.jacobian(points, placed, pose, Freedoms(self.stance, ()), pivot)[:, :, 6:]
+        common = rig.jacobian(points, placed, pose, Freedoms(self.stance, ()), pivot)[:, :, 6:]
         identity = np.matmul(placed.linear, local[: self.K].transpose(1, 2, 0))
         zoom = placed.camera * np.array([1.0, 1.0, 0.0])
-        return placed.camera, np.concatenate([identity, zoom[:, :, None], shared, own], axis=2)
+        return placed.camera, np.concatenate([identity, zoom[:, :, None], common, own], axis=2)
 
     def _priors(self, system: System, estimate: TurnEstimate) -> None:
         identity = self.body.identity
@@ -362,16 +372,16 @@ class TurnProblem:
         zoom = float(np.exp(np.clip(step[self.K], -0.3, 0.3)))
         camera = replace(estimate.camera, fx=estimate.camera.fx * zoom, fy=estimate.camera.fy * zoom)
         rig, each = self.rig(estimate), self.sway.count
-        shared = Freedoms(self.stance, ())
+        together = Freedoms(self.stance, ())
         turn = np.concatenate([np.zeros(6), np.clip(step[self.K + 1 : self.head], -0.3, 0.3)])
         rest = Pose(np.eye(4), estimate.stance, np.zeros(len(self.body.template.expression_names)))
-        stance = step_pose(rest, turn, shared, np.zeros(3)).rotations
+        stance = step_pose(rest, turn, together, np.zeros(3)).rotations
         poses = []
         for f, pose in enumerate(estimate.poses):
             own = step[self.head + f * each : self.head + (f + 1) * each].copy()
             own[:3] = np.clip(own[:3], -0.4, 0.4)
             pivot = head_pivot(rig, pose, self.parts.skull[0])
-            poses.append(step_pose(step_pose(pose, turn, shared, pivot), own, self.sway, pivot))
+            poses.append(step_pose(step_pose(pose, turn, together, pivot), own, self.sway, pivot))
         return TurnEstimate(values, camera, stance, tuple(poses), estimate.offset)
 
 
@@ -415,10 +425,11 @@ def _scatter(system: System, part: System, columns: Array) -> None:
 def identity_basis(body: BodyModel, values: Float[Array, "K"], step: float = 2e-2) -> Float[Array, "K V 3"]:
     """How the rest shape answers to each identity parameter, by one-sided differences into its range."""
     base, _ = body.rest(values)
-    columns = []
-    for k in range(len(values)):
+
+    def column(k: int) -> Float[Array, "V 3"]:
         sign = 1.0 if values[k] + step <= body.identity.upper[k] else -1.0
         moved = values.copy()
         moved[k] += sign * step
-        columns.append((body.rest(moved)[0] - base) * (sign / step))
-    return np.array(columns).reshape(len(values), len(base), 3)
+        return (body.rest(moved)[0] - base) * (sign / step)
+
+    return np.array(list(shared(range(len(values)), lambda: column))).reshape(len(values), len(base), 3)
