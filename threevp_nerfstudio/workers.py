@@ -2,7 +2,8 @@
 
 Workers are forks: they see everything that is in memory, and nothing has to be copied to them; what they find comes back through a pipe.
 With one worker, with a single job, where there is no fork, and once CUDA is in use (which does not survive a fork), all is done
-in this process. Libraries that do not survive one either (MediaPipe) belong in workers only: see `shared`'s `apart`. Results do not depend on the number of workers as long as jobs do not depend on each other.
+in this process. Libraries that do not survive one either (MediaPipe) belong in workers only: see `shared`'s `apart`. Results do not
+depend on the number of workers as long as jobs do not depend on each other.
 """
 
 from __future__ import annotations

@@ -33,12 +33,15 @@ def test_the_border_is_that_of_the_whole_picture(avatar, tiny_capture: Path, ren
     solid = np.zeros((48, 48), bool)
     solid[16:34, 14:36] = True
     band = border(solid, 3)
+    step = avatar.config.sample_step
     rim = Rims(avatar, capture)(FRAME, band, solid)
     assert rim.alpha.shape == (48, 48) and rim.colour.shape == (48, 48, 3)
     far = cv2.dilate(band.astype(np.uint8), np.ones((9, 9))) == 0
     assert np.array_equal(rim.alpha[far], solid[far])
     camera = cameras_of(capture, np.array([FRAME]))
     camera.rescale_output_resolution(rendered / 48)
+    assert avatar.config.sample_step == step
+    monkeypatch.setattr(avatar.config, "sample_step", step * mattes.LONGER)
     with torch.no_grad():
         whole = avatar.get_outputs_for_camera(camera)
     alpha = cv2.resize(whole["accumulation"][..., 0].numpy(), (48, 48), interpolation=cv2.INTER_LINEAR)

@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Float, UInt8, UInt16
 from numpy import ndarray as Array
 
+from threevp_nerfstudio.tracking.srgb import srgb_encode
+
 BT709_FROM_BT2020 = np.array([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]])
 """Linear light, ITU-R BT.2087."""
 WHITE_NITS = 203.0
@@ -38,9 +40,3 @@ def linear_table(transfer: str) -> Float[Array, "65536"]:
     else:
         raise ValueError(transfer)
     return nits / WHITE_NITS
-
-
-def srgb_encode(linear: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """Linear light to sRGB's signal, both 0 to 1."""
-    linear = linear.clip(0.0, 1.0)
-    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)

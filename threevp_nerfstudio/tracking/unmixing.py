@@ -1,8 +1,10 @@
 """Alpha of half-covered pixels by unmixing: what share of the subject's and of the room's colour explains what is seen.
 
-A pixel at the border shows alpha F + (1 - alpha) B. The room's colour B is known from the video, or taken from the nearest pixel
-that is surely room; the subject's colour F is one of several pixels nearby that are surely subject, the one that explains the
-pixel best. Where both colours are alike, or no pair explains the pixel (hair in front of skin), the caller's own guess stands.
+A pixel at the border shows alpha F + (1 - alpha) B, in linear light: a camera's pixel sums up light before the tone curve is applied
+(by signals alone, dark hair that covers half of a pixel before a bright wall seems to cover a third). The room's colour B is known from
+the video, or taken from the nearest pixel that is surely room; the subject's colour F is one of several pixels nearby that are surely
+subject, the one that explains the pixel best. Where both colours are alike, or no pair explains the pixel (hair in front of skin), the
+caller's own guess stands.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray as Array
+
+from threevp_nerfstudio.tracking.srgb import srgb_decode, srgb_encode
 
 ALIKE = 12.0
 """Distance of two colours, in 8-bit levels, at which unmixing has half of the say."""
@@ -25,6 +29,25 @@ OFF_AT_MOST, OFF_FADES = 0.35, 0.15
 share below it over which trust in it grows."""
 SHIFTS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
 """Where else to look for the subject's colour, in radii of the band."""
+
+
+class Mixture:
+    """What pixels show between two colours, 8-bit levels: sums in linear light, differences in levels, in which noise is even."""
+
+    def __init__(self, seen: Float[Array, "n 3"], own: Float[Array, "n 3"], behind: Float[Array, "n 3"]) -> None:
+        self.seen, self.behind = seen, srgb_decode(behind / 255)
+        self.apart = srgb_decode(own / 255) - self.behind
+        light = srgb_decode(seen / 255)
+        # levels per light at what is seen: the derivative of sRGB's curve
+        slope = 255 * np.where(light <= 0.0031308, 12.92, 1.055 / 2.4 * np.maximum(light, 0.0031308) ** (1 / 2.4 - 1))
+        of_seen, of_apart = slope * (light - self.behind), slope * self.apart
+        self.told = (of_seen * of_apart).sum(-1)
+        self.span = (of_apart**2).sum(-1)
+        """Right side and weight of the least squares for the share of the subject; the latter in levels squared."""
+
+    def left(self, share: Float[Array, "n"]) -> Float[Array, "n"]:
+        """Squared distance of what is seen from the mixture, levels."""
+        return ((self.seen - 255 * srgb_encode(self.behind + share[..., None] * self.apart)) ** 2).sum(-1)
 
 
 def nearest_colour(
@@ -78,9 +101,9 @@ def unmixed(
     alpha, apart, unexplained = np.zeros((3, len(y)), np.float32)
     for dx, dy in SHIFTS:
         F = of_subject[(y + 2 * radius * dy).clip(0, h - 1), (x + 2 * radius * dx).clip(0, w - 1)]
-        span = ((F - B) ** 2).sum(-1)
-        share = (((seen - B) * (F - B)).sum(-1) / np.maximum(span, 1.0)).clip(0.0, 1.0)
-        left = ((seen - B - share[:, None] * (F - B)) ** 2).sum(-1)
+        mixture, span = Mixture(seen, F, B), ((F - B) ** 2).sum(-1)
+        share = (mixture.told / np.maximum(mixture.span, 1.0)).clip(0.0, 1.0)
+        left = mixture.left(share)
         cost = left + ALIKE**2 * np.exp(-span / ALIKE**2)  # a colour like the room's explains anything and tells nothing
         better = cost < best
         best = np.where(better, cost, best)
@@ -112,14 +135,17 @@ def unmixed_with(
         radius: half-width of the band, pixels.
     """
     solid = (alpha > 0.5).astype(np.float32)
-    seen, apart = picture.astype(np.float32) - behind, own - behind
-    spread = EXPECTED_WITHIN * (2 * np.sqrt((expected * (1 - expected)).clip(0.0)) + EVEN_WHERE_SURE)
+    y, x = np.nonzero(band)
+    mixture, guess = Mixture(picture[y, x].astype(np.float32), own[y, x], behind[y, x]), expected[y, x]
+    spread = EXPECTED_WITHIN * (2 * np.sqrt((guess * (1 - guess)).clip(0.0)) + EVEN_WHERE_SURE)
     weight = (SEEN_WITHIN / spread) ** 2
-    share = (((seen * apart).sum(-1) + weight * expected) / ((apart**2).sum(-1) + weight)).clip(0.0, 1.0)
-    explained = np.exp(-((seen - share[..., None] * apart) ** 2).sum(-1) / (2 * EXPLAINED_WITHIN**2))
+    share = ((mixture.told + weight * guess) / (mixture.span + weight)).clip(0.0, 1.0)
+    explained = np.exp(-mixture.left(share) / (2 * EXPLAINED_WITHIN**2))
     size = (4 * radius + 1, 4 * radius + 1)
     inside = band.astype(np.float32)
     off = cv2.boxFilter(np.abs(expected - solid) * inside, -1, size) / np.maximum(cv2.boxFilter(inside, -1, size), 1e-4)
-    agrees = ((OFF_AT_MOST - off) / OFF_FADES).clip(0.0, 1.0)
-    otherwise = agrees * expected + (1 - agrees) * alpha
-    return np.where(band, explained * share + (1 - explained) * otherwise, solid).astype(np.float32)
+    agrees = ((OFF_AT_MOST - off[y, x]) / OFF_FADES).clip(0.0, 1.0)
+    otherwise = agrees * guess + (1 - agrees) * alpha[y, x]
+    out = solid
+    out[y, x] = explained * share + (1 - explained) * otherwise
+    return out
