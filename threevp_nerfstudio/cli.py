@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 
 from threevp_nerfstudio import __version__
 from threevp_nerfstudio.errors import ThreeVPError
@@ -55,6 +56,7 @@ def entry_point(argv: list[str] | None = None) -> None:
     if argv[0] not in COMMANDS:
         sys.exit(f"threevp: unknown command {argv[0]!r}; one of: {', '.join(COMMANDS)}")
     module, name, _ = COMMANDS[argv[0]]
+    warnings.filterwarnings("ignore", module=r"nerfstudio\.")  # of torch to its authors; each worker would repeat them
     import tyro
 
     command = tyro.cli(getattr(importlib.import_module(module), name), args=argv[1:], prog=f"threevp {argv[0]}")
