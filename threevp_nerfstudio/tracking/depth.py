@@ -11,13 +11,16 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray as Array
+from scipy.ndimage import gaussian_filter1d
 
 from threevp_nerfstudio.tracking.seat import Seat, find_seat
 
 SIZE_NOISE = 0.003
 """Standard deviation of a picture's size, of 1, which is wrong ..."""
-SIZE_LASTS = 0.2
+SIZE_LASTS = 0.1
 """... for about this long, seconds."""
+QUICK = 0.2
+"""Seconds within which a bend of neck and spine is told better by its rotation than by sizes."""
 LEAST_MOTION = 0.001
 """Metres that everybody moves."""
 LAGS = (0.1, 0.2, 0.3, 0.5, 0.8)
@@ -40,7 +43,7 @@ def steadied(
 
     In the turn, heads are expected on the circle on which they are seen across the line of sight (a turn too short for that stays as
     it is). In the performance they are about where `seat`, of the pictures that the template was fitted to, has them, and as far from
-    there as neck and spine bend: of a nod, rotations tell depths better than sizes do.
+    there as neck and spine bend quickly: of a nod, rotations tell depths better than sizes do.
 
     Args:
         heads: in the camera, metres.
@@ -56,19 +59,23 @@ def steadied(
         here = heads[part]
         expected = place.head(T[part, :3, :3]) if place is not None else np.broadcast_to(here.mean(0), here.shape)
         if part is not static:
-            expected = expected + bent(T[part], here, found[part])
+            expected = expected + quick_bend(T[part], here, times[part], found[part])
         depth = smoothed_depth(times[part], here, expected, found[part])
         T[part, :3, 3] += here * (depth / np.linalg.norm(here, axis=1) - 1.0)[:, None]
     return T
 
 
-def bent(
-    T_camera_root: Float[Array, "n 4 4"], heads: Float[Array, "n 3"], found: Bool[Array, "n"]
+def quick_bend(
+    T_camera_root: Float[Array, "n 4 4"], heads: Float[Array, "n 3"], times: Float[Array, "n"], found: Bool[Array, "n"]
 ) -> Float[Array, "n 3"]:
-    """By how much bending neck and spine moves heads from where they are on average of the pictures found, camera axes, metres."""
-    R = T_camera_root[:, :3, :3]
+    """By how much bending neck and spine moves heads from their usual place within `QUICK` seconds, camera axes, metres."""
+    if len(times) < 2 or not found.any():
+        return np.zeros_like(heads)
+    R, sigma = T_camera_root[:, :3, :3], QUICK / float(np.median(np.diff(times)))
     local = np.einsum("nji,nj->ni", R, heads - T_camera_root[:, :3, 3])
-    return np.einsum("nij,nj->ni", R, local - local[found].mean(0)) if found.any() else np.zeros_like(heads)
+    weight = found.astype(float)
+    usual = gaussian_filter1d(local * weight[:, None], sigma, axis=0) / np.maximum(gaussian_filter1d(weight, sigma), 1e-9)[:, None]
+    return np.einsum("nij,nj->ni", R, local - usual)
 
 
 def smoothed_depth(
