@@ -51,7 +51,7 @@ def fit_offsets(problem: TurnProblem, estimate: TurnEstimate, level: int | None)
     def look(k: int):
         seen = problem.seen(k, estimate)
         placed = rig.place(rig.points, estimate.poses[k])
-        view = problem.view(k, estimate, placed.camera)
+        view = problem.view(k, estimate, rig)
         outward = np.einsum("nrc,nc->nr", placed.linear, normals)
         outline, colours = _outline(seen, placed.camera, outward, view.outline), None
         if looks is not None:

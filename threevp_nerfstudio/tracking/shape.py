@@ -195,11 +195,11 @@ class TurnProblem:
         self._views = (estimate, views)
         return gather(list(sights))
 
-    def view(self, k: int, estimate: TurnEstimate, placed: Float[Array, "V 3"]) -> View:
-        """What picture `k` shows of the placed vertices; kept from when colours were gathered at this very estimate."""
+    def view(self, k: int, estimate: TurnEstimate, rig: PosedRig) -> View:
+        """What picture `k` shows of the rig; kept from when colours were gathered at this very estimate."""
         if self._views is not None and self._views[0] is estimate:
             return self._views[1][k]
-        return self.observer.look(placed, self.seen(k, estimate).camera)
+        return self.observer.look(rig.place(rig.points, estimate.poses[k]).camera, self.seen(k, estimate).camera)
 
     def linearise(
         self, estimate: TurnEstimate, basis: Float[Array, "K V 3"], looks: Appearance | None, level: int, dressed: bool
@@ -241,7 +241,7 @@ class TurnProblem:
         self, k: int, estimate: TurnEstimate, rig: PosedRig, basis: Array, looks: Appearance | None, level: int, dressed: bool, count: float
     ) -> _Picture:  # fmt: skip
         seen, pose = self.seen(k, estimate), estimate.poses[k]
-        view = self.view(k, estimate, rig.place(rig.points, pose).camera)
+        view = self.view(k, estimate, rig)
         if not view.visible.any():
             return _Picture(0.0)
         part = System.empty(self.head + self.sway.count)

@@ -117,13 +117,13 @@ def segments(job: Job) -> bool:
 def frames_stage(job: Job) -> None:
     """Decode, cut to the subject, scale and store; find where the camera cuts."""
     folder = job.workspace.folder("frames")
+    if job.settings.size < 64:
+        raise FootageError(f"--size {job.settings.size} is too small to track a face; 256 or more make sense.")
     parts = sources(job.settings)
     clip: Clip = parts[0].clip
     crop = parse_crop(job.settings.crop)
     if job.settings.crop == "auto" and job.settings.mattes is None and segments(job):
         crop = automatic_crop(parts, person_segmenter, job.note)
-    if job.settings.size < 64:
-        raise FootageError(f"--size {job.settings.size} is too small to track a face; 256 or more make sense.")
     result = ingest(parts, plan_geometry(clip, job.settings.size, crop), folder, job.progress)
     if result.last - result.first < FEWEST:
         raise FootageError(f"{result.last - result.first} pictures are too few to track; record a turn and a performance, some 20 seconds.")

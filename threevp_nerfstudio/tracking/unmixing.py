@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray as Array
 
-from threevp_nerfstudio.tracking.srgb import srgb_decode, srgb_encode
+from threevp_nerfstudio.tracking.srgb import srgb_decode, srgb_encode, srgb_slope
 
 ALIKE = 12.0
 """Distance of two colours, in 8-bit levels, at which unmixing has half of the say."""
@@ -38,8 +38,7 @@ class Mixture:
         self.seen, self.behind = seen, srgb_decode(behind / 255)
         self.apart = srgb_decode(own / 255) - self.behind
         light = srgb_decode(seen / 255)
-        # levels per light at what is seen: the derivative of sRGB's curve
-        slope = 255 * np.where(light <= 0.0031308, 12.92, 1.055 / 2.4 * np.maximum(light, 0.0031308) ** (1 / 2.4 - 1))
+        slope = 255 * srgb_slope(light)  # levels per light at what is seen
         of_seen, of_apart = slope * (light - self.behind), slope * self.apart
         self.told = (of_seen * of_apart).sum(-1)
         self.span = (of_apart**2).sum(-1)
