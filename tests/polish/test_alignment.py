@@ -11,7 +11,7 @@ import torch
 from tests.tiny_training import tiny_trainer
 from threevp_nerfstudio.capture.capture import load_capture, read_rgba
 from threevp_nerfstudio.data.dataparser import cameras_of
-from threevp_nerfstudio.polish.alignment import OnePicture, TellingPixels, align_pictures, held_still
+from threevp_nerfstudio.polish.alignment import OnePicture, TellingPixels, align_pictures, held_still, in_order
 
 FRAMES = (2, 11, 30)
 
@@ -74,10 +74,23 @@ def test_all_frames_get_one(avatar, tiny_capture: Path):
     corrections, seen = avatar.corrections, []
     with torch.no_grad():
         corrections.body.zero_(), corrections.head.zero_()
-    align_pictures(avatar, capture, 200, lambda what, done, of: seen.append((done, of)))
+    align_pictures(avatar, capture, 200, progress=lambda what, done, of: seen.append((done, of)))
     frames = len(capture.frames)
     assert seen == [(i + 1, frames) for i in range(frames)]
     assert corrections.body.abs().sum(1).bool().sum() > frames // 2 and torch.isfinite(corrections.body).all()
+
+
+def test_those_between_have_what_their_neighbours_have(avatar, tiny_capture: Path):
+    capture = load_capture(tiny_capture)
+    corrections, seen = avatar.corrections, []
+    with torch.no_grad():
+        corrections.body.zero_(), corrections.head.zero_()
+    align_pictures(avatar, capture, 200, every=3, progress=lambda what, done, of: seen.append((done, of)))
+    for rows in in_order(capture):
+        between = corrections.body[rows]
+        assert between[:4].abs().sum() > 0
+        torch.testing.assert_close(between[1], (2 * between[0] + between[3]) / 3, atol=1e-4, rtol=1e-3)
+    assert seen[-1] == (len(seen), sum(-(-len(rows) // 3) for rows in in_order(capture)))
 
 
 def test_a_step_into_nowhere_is_not_taken(avatar, tiny_capture: Path, monkeypatch: pytest.MonkeyPatch):

@@ -44,7 +44,7 @@ def test_a_state_of_something_else_is_not_used(tiny_capture: Path, tmp_path: Pat
     state.write_bytes(b"no checkpoint")
     seen: list[int] = []
     learn_corrections(tiny_capture, 3, state, lambda what, done, of: seen.append(of), device="cpu")
-    assert seen == [3] * 2 + [48] * 48 + [3] + [48] * 48
+    assert seen == [3] * 2 + [24] * 24 + [3] + [48] * 48  # of every second picture at first
 
 
 def test_a_full_disk_stops_no_training(tiny_capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

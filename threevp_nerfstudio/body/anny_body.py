@@ -25,7 +25,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray as Array
 
 from threevp_nerfstudio.body.anny_regions import anny_landmarks, label_faces
-from threevp_nerfstudio.body.body_model import BodyModel, Identity
+from threevp_nerfstudio.body.body_model import BodyModel, Identity, RestShapes
 from threevp_nerfstudio.body.labels import REGION_NAMES
 from threevp_nerfstudio.body.template import RiggedTemplate
 from threevp_nerfstudio.errors import TemplateError
@@ -57,8 +57,8 @@ def anny_body(jaw: bool = False, local_shape: bool = True) -> BodyModel:
     mesh = load_anny_mesh(jaw, local_shape)
     model = mesh.model
     identity = _identity(model)
-    rest = _rest_function(model, identity)
-    vertices, joints = rest(identity.default)
+    rests = _rest_function(model, identity)
+    vertices, joints = (part[0] for part in rests(identity.default[None]))
     with torch.no_grad():
         weights = model.dense_vertex_bone_weights.numpy()
     actions = [i for i, label in enumerate(model.blendshape_labels) if label.startswith("facial_action:")]
@@ -85,11 +85,11 @@ def anny_body(jaw: bool = False, local_shape: bool = True) -> BodyModel:
     regions = label_faces(template, mesh.is_teeth)
     template = dataclasses.replace(template, face_regions=regions)
 
-    def rest_of_mesh(values: Array) -> tuple[Array, Array]:
-        all_vertices, all_joints = rest(values)
-        return all_vertices[used], all_joints
+    def rests_of_mesh(values: Array) -> tuple[Array, Array]:
+        all_vertices, all_joints = rests(values)
+        return all_vertices[:, used], all_joints
 
-    return BodyModel("anny", template, identity, identity.default, rest_of_mesh, anny_landmarks(template))
+    return BodyModel("anny", template, identity, identity.default, rests_of_mesh, anny_landmarks(template))
 
 
 def _joint_basis(model: Any, actions: list[int]) -> Float[Array, "E J 3"] | None:
@@ -186,19 +186,19 @@ def _identity(model: Any) -> Identity:
     )
 
 
-def _rest_function(model: Any, identity: Identity):
+def _rest_function(model: Any, identity: Identity) -> RestShapes:
     locals_ = [n for n in identity.names if n in model.local_change_labels]
 
-    def rest(values: Array) -> tuple[Array, Array]:
-        given = dict(zip(identity.names, (float(v) for v in values), strict=True))
+    def rests(values: Array) -> tuple[Array, Array]:
+        given = dict(zip(identity.names, torch.as_tensor(values, dtype=torch.float64).T, strict=True))
         with torch.no_grad():
             output = model(
                 phenotype_kwargs={n: v for n, v in given.items() if n not in locals_},
                 local_changes_kwargs={n: given[n] for n in locals_},
             )
-        return output["rest_vertices"][0].numpy(), output["rest_bone_heads"][0].numpy()
+        return output["rest_vertices"].numpy(), output["rest_bone_heads"].numpy()
 
-    return rest
+    return rests
 
 
 def _triangles(faces: Int[Array, "F n"]) -> Int[Array, "G 3"]:

@@ -16,7 +16,10 @@ from threevp_nerfstudio.body.mesh import Remap, corner_coordinates, remap_templa
 from threevp_nerfstudio.body.template import RiggedTemplate
 from threevp_nerfstudio.errors import TemplateError
 
-RestShape = Callable[[Array], tuple[Array, Array]]
+RestShapes = Callable[[Float[Array, "B K"]], tuple[Float[Array, "B V 3"], Float[Array, "B J 3"]]]
+"""Rest vertices and joints of some identities, metres."""
+TOGETHER = 16
+"""Identities that a body is asked for at once: most of the time goes by while its shapes come from memory."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +35,33 @@ class Identity:
 
 @dataclass(frozen=True)
 class BodyModel:
-    """`template` at the identity `values`; `rest(values)` gives rest vertices (V,3) and joints (J,3) in metres."""
+    """`template` at the identity `values`."""
 
     name: str
     template: RiggedTemplate
     identity: Identity
     values: Float[Array, "K"]
-    rest: RestShape
+    rests: RestShapes
     landmarks: Mapping[str, Int[Array, "_"]]
     """Named points of the face, each the mean of some template vertices."""
+
+    def rest(self, values: Float[Array, "K"]) -> tuple[Float[Array, "V 3"], Float[Array, "J 3"]]:
+        """Rest vertices and joints of an identity, metres."""
+        vertices, joints = self.rests(values[None])
+        return vertices[0], joints[0]
+
+    def identity_basis(self, values: Float[Array, "K"], step: float = 2e-2) -> Float[Array, "K V 3"]:
+        """How the rest shape answers to each identity parameter at `values`, by one-sided differences of `step` into its range."""
+        K = len(values)
+        base, _ = self.rest(values)
+        steps = np.where(values + step <= self.identity.upper, step, -step)
+        columns = np.empty((K, *base.shape))
+        for a in range(0, K, TOGETHER):
+            some = np.arange(a, min(a + TOGETHER, K))
+            moved = np.tile(values, (len(some), 1))
+            moved[np.arange(len(some)), some] += steps[some]
+            columns[some] = (self.rests(moved)[0] - base) / steps[some, None, None]
+        return columns
 
     def at(self, values: Float[Array, "K"]) -> BodyModel:
         """The same body with another identity."""
@@ -68,20 +89,20 @@ class BodyModel:
 
     def remapped(self, change: Remap, cap_region: int = 0) -> BodyModel:
         """The same body on a changed mesh (crop, caps, subdivision); landmarks whose vertices are gone are dropped."""
-        M, rest = change.matrix, self.rest
+        M, rests = change.matrix, self.rests
 
-        def new_rest(values: Array) -> tuple[Array, Array]:
-            vertices, joints = rest(values)
-            return M @ vertices, joints
+        def new_rests(values: Array) -> tuple[Array, Array]:
+            vertices, joints = rests(values)
+            return np.stack([M @ v for v in vertices]), joints
 
         kept = _kept_vertices(change, len(self.template.vertices))
         landmarks = {n: kept[i] for n, i in self.landmarks.items() if (kept[i] >= 0).all()}
         template = with_texture_coordinates(self.template, remap_template(self.template, change, cap_region), change)
-        return replace(self, template=template, rest=new_rest, landmarks=landmarks)
+        return replace(self, template=template, rests=new_rests, landmarks=landmarks)
 
     def with_joints(self, keep: Int[Array, "K"]) -> BodyModel:
         """Only some joints, which carry all of the skin weights and include their ancestors."""
-        rest, t = self.rest, self.template
+        rests, t = self.rests, self.template
         position = {int(j): i for i, j in enumerate(keep)}
         parents = np.array([-1 if t.parents[j] < 0 else position[int(t.parents[j])] for j in keep], dtype=np.int32)
         pose_basis = t.pose_basis
@@ -89,9 +110,9 @@ class BodyModel:
             rows = (9 * (np.asarray(keep[1:]) - 1)[:, None] + np.arange(9)).reshape(-1)
             pose_basis = pose_basis[rows]
 
-        def new_rest(values: Array) -> tuple[Array, Array]:
-            vertices, joints = rest(values)
-            return vertices, joints[keep]
+        def new_rests(values: Array) -> tuple[Array, Array]:
+            vertices, joints = rests(values)
+            return vertices, joints[:, keep]
 
         template = replace(
             t,
@@ -102,7 +123,7 @@ class BodyModel:
             pose_basis=pose_basis,
             joint_basis=None if t.joint_basis is None else t.joint_basis[:, keep],
         )
-        return replace(self, template=template, rest=new_rest)
+        return replace(self, template=template, rests=new_rests)
 
 
 def _kept_vertices(change: Remap, num_vertices: int) -> Int[Array, "V"]:

@@ -75,10 +75,10 @@ def fit_body(
     state = _State(body.values.copy(), np.zeros((len(body.template.joint_names), 3)), np.zeros(3))
     spread = np.concatenate([body.identity.spread, np.full(3 * len(joints), JOINT_SPREAD), np.full(3, 1.0)])
     spread[len(body.values) : len(body.values) + 3] = 1.0  # the root turns freely
-    basis = _identity_basis(body, state.values)
+    basis = body.identity_basis(state.values)
     for step, (sigma, evidence) in enumerate(SCHEDULE):
         if step == 7:
-            basis = _identity_basis(body, state.values)
+            basis = body.identity_basis(state.values)
         fitted = _posed(body, state)
         J = _jacobian(fitted, basis, joints, rows)
         hits = query.nearest(fitted.posed[rows], 0.08)
@@ -145,18 +145,6 @@ def pose_body(body: BodyModel, rotations: Float[Array, "J 3"], translation: Floa
 
 def _posed(body: BodyModel, state: _State) -> Fitted:
     return pose_body(body.at(state.values), state.rotations, state.translation)
-
-
-def _identity_basis(body: BodyModel, values: Array, step: float = 1e-2) -> Float[Array, "K V 3"]:
-    """How the rest shape answers to each identity parameter, by one-sided differences into its range."""
-    base, _ = body.rest(values)
-    columns = []
-    for k in range(len(values)):
-        sign = 1.0 if values[k] + step <= body.identity.upper[k] else -1.0
-        moved = values.copy()
-        moved[k] += sign * step
-        columns.append((body.rest(moved)[0] - base) * (sign / step))
-    return np.array(columns)
 
 
 def _jacobian(

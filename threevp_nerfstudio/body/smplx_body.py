@@ -55,7 +55,7 @@ def smplx_body(
     base_joints = file.J_regressor @ base
     shape_joints = np.einsum("jv,kvr->kjr", file.J_regressor, shape)
 
-    def rest(values: Array) -> tuple[Array, Array]:
+    def rests(values: Array) -> tuple[Array, Array]:
         return base + np.tensordot(values, shape, 1), base_joints + np.tensordot(values, shape_joints, 1)
 
     template = RiggedTemplate(
@@ -86,7 +86,7 @@ def smplx_body(
         upper=np.full(betas, 5.0),
         spread=np.ones(betas),
     )
-    return BodyModel("smplx", template, identity, identity.default, rest, _landmarks(file, template))
+    return BodyModel("smplx", template, identity, identity.default, rests, _landmarks(file, template))
 
 
 def landmark_points(file: SmplxFile) -> Float[Array, "L 3"]:

@@ -120,7 +120,8 @@ def _kernels(features: int):
             index = corner_index(
                 ix + wp.uint32(bx), iy + wp.uint32(by), iz + wp.uint32(bz), wp.uint32(resolutions[level]), size
             )
-            wp.atomic_add(grad_table, level, index, (wx * wy * wz) * g)
+            if grad_table.shape[0] > 0:
+                wp.atomic_add(grad_table, level, index, (wx * wy * wz) * g)
             if want != 0:
                 value = wp.dot(g, table[level, index])
                 sx = wp.float32(2 * bx - 1)
@@ -155,16 +156,16 @@ class _HashEncode(torch.autograd.Function):
         points, table, resolutions, moving = ctx.saved_tensors
         levels, _, features = table.shape
         grad = grad.contiguous().float().view(-1, levels, features)
-        grad_table, want_points, on_cpu = torch.zeros_like(table), ctx.needs_input_grad[0], _on_cpu(points)
+        want_points, want_table, on_cpu = *ctx.needs_input_grad[:2], _on_cpu(points)
+        grad_table = torch.zeros_like(table) if want_table else table.new_empty(0, *table.shape[1:])  # not asked for: not worked out
         parts = -(-levels // hash_grid_cpu.LEVELS) if on_cpu and want_points else 1  # of the levels, which add up gradients of their own
         grad_points = points.new_zeros(parts, *points.shape)
         out_points = view(grad_points if on_cpu else grad_points[0], wp.vec3)
         vec = _entry(features)
         inputs = [view(points, wp.vec3), view(table, vec), view(resolutions), view(grad, vec), view(moving), int(want_points)]
         _launch(1, points, levels, features, inputs, [view(grad_table, vec), out_points])
-        if not want_points:
-            return None, grad_table, None, None
-        return grad_points[0] if parts == 1 else grad_points.sum(0), grad_table, None, None
+        of_points = None if not want_points else grad_points[0] if parts == 1 else grad_points.sum(0)
+        return of_points, grad_table if want_table else None, None, None
 
 
 def _on_cpu(points: Tensor) -> bool:

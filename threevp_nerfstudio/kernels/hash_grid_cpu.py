@@ -75,12 +75,14 @@ FORWARD = """{FETCH entries}
 
 BACKWARD = """
     float* grad_entries = (float*)grad_table.data + (size_t)level * size * F;
-{FETCH grad_entries}
+    const bool want_table = grad_table.shape[0] > 0;
+    if (want_table) {{FETCH grad_entries}
+    }
     float g[F][BLOCK];
     const float* from = (const float*)grad_out.data + ((size_t)block * BLOCK * grad_out.shape[1] + level) * F;
     for (int j = 0; j < BLOCK; ++j)
         for (int f = 0; f < F; ++f) g[f][j] = j < count ? from[(size_t)j * grad_out.shape[1] * F + f] : 0.0f;
-    for (int corner = 0; corner < 8; ++corner) {CORNER
+    if (want_table) for (int corner = 0; corner < 8; ++corner) {CORNER
         int where[BLOCK];
         float weight[BLOCK];
         for (int j = 0; j < BLOCK; ++j) {AT
@@ -179,7 +181,7 @@ def _kernels(features: int):
         grad_points: wp.array2d(dtype=wp.vec3),
     ):
         level, block = wp.tid()
-        part = first // LEVELS
+        part = (first + level) // LEVELS
         spread(points, table, resolutions, first + level, block, grad_out, moving, want_points, grad_table, grad_points, part)
 
     name = f"hash_grid_cpu_{features}"

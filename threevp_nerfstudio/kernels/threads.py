@@ -1,6 +1,6 @@
 """Kernels on a CPU, shared by threads: Warp works through a launch with one core, so a large one is launched in parts.
 
-How a launch is cut does not depend on the number of threads, so results do not either.
+Results do not depend on how a launch is cut, and so not on the number of threads.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ def count() -> int:
 
 
 def in_parts(kernel: object, size: int, part: int, launch: Callable[[int, int], None], device: torch.device) -> None:
-    """Launch a kernel over `size` of something, on a CPU in parts of `part`.
+    """Launch a kernel over `size` of something, on a CPU whose threads share it in parts of `part`.
 
     Args:
         launch: called with where a part begins and its size, each part once, by several threads.
     """
-    if device.type != "cpu" or size <= part:
+    if device.type != "cpu" or size <= part or count() == 1:
         launch(0, size)
         return
     starts = range(0, size, part)

@@ -76,9 +76,10 @@ class _Half(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
         inputs, weights = saved[: len(saved) // 2], saved[len(saved) // 2 :]
-        g, of_parameters = _filled(gradient), []
+        g, of_parameters, wanted = _filled(gradient), [], ctx.needs_input_grad[1:]
         for i in reversed(range(len(weights))):
-            of_parameters += [g.sum(0).float(), (g.T @ inputs[i]).float()]
+            of_parameters.append(g.sum(0).float() if wanted[2 * i + 1] else None)
+            of_parameters.append((g.T @ inputs[i]).float() if wanted[2 * i] else None)
             if i > 0:
                 g = torch.ops.aten.threshold_backward(g @ weights[i], inputs[i], 0)
         of_x = (g @ weights[0])[: len(gradient)].float() if ctx.needs_input_grad[0] else None

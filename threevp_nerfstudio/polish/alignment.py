@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from nerfstudio.cameras.rays import RayBundle
 from numpy import ndarray as Array
 from torch import Tensor
@@ -32,9 +32,11 @@ from threevp_nerfstudio.polish.evening import evened
 from threevp_nerfstudio.polish.rays import rays_through
 from threevp_nerfstudio.workers import shared
 
-RAYS, ITERATIONS = 1200, 3
+RAYS, ITERATIONS = 1200, 2
 SIZE, SMOOTH = 256, 1.0
 """Longer side of the pictures, and the blur under which their slopes are taken; pixels."""
+TILE = 8
+"""Side of the squares of pixels that are looked at one after the other: neighbours find what they need in the cache."""
 SMALL = 0.03
 """Step, in units of the usual error of tracking, behind which no other is taken."""
 FLAT = 0.01
@@ -72,6 +74,7 @@ class TellingPixels:
         telling = int((steepness > 0).sum())
         chosen = rng.choice(h * w, min(count, telling), replace=False, p=steepness / max(steepness.sum(), 1e-9)) if telling else []
         chosen = np.asarray(chosen, dtype=np.int64)
+        chosen = chosen[np.lexsort((chosen % w, chosen % w // TILE, chosen // w // TILE))]
         straight = rgba.reshape(-1, 4)[chosen]
         straight[:, :3] /= np.maximum(straight[:, 3:], 1e-3)
         places = np.stack(np.unravel_index(chosen, (h, w)), -1) + 0.5
@@ -97,18 +100,22 @@ class TellingPixels:
         return bundle
 
 
-def align_pictures(model: ThreeVPModel, capture: Capture, rays: int = RAYS, progress: Progress = lambda *_: None) -> None:
+def align_pictures(
+    model: ThreeVPModel, capture: Capture, rays: int = RAYS, every: int = 1, progress: Progress = lambda *_: None
+) -> None:
     """Set the model's corrections of body, neck and head, of every frame of the capture, to where the avatar fits its picture best. They
     begin where they are, and are evened along the video at the end.
 
     Args:
         rays: of each picture; half as many do for a first time.
+        every: one of so many pictures is looked at, those between have what their neighbours have.
     """
     corrections = model.corrections
     assert corrections is not None
     found = torch.cat([corrections.body.data, corrections.head.data], 1)
-    frames = len(capture.frames)
-    information = np.zeros((frames, 12, 12))
+    information = np.zeros((len(found), 12, 12))
+    sequences = [rows[:: min(every, len(rows))] for rows in in_order(capture)]
+    looked = np.concatenate(sequences)
 
     def aligned(frame: int) -> tuple[Float[Array, "12"], Float[Array, "12 12"]] | None:
         rng = np.random.default_rng((model.config.seed, frame))
@@ -120,16 +127,25 @@ def align_pictures(model: ThreeVPModel, capture: Capture, rays: int = RAYS, prog
         return picture.now().numpy(), told
 
     with held_still(model):
-        for frame, result in enumerate(shared(range(frames), lambda: aligned, gradients=True)):
+        for n, result in enumerate(shared(looked.tolist(), lambda: aligned, gradients=True)):
             if result is not None:
-                found[frame], information[frame] = torch.from_numpy(result[0]).to(found), result[1]
-            progress("aligning pictures with the avatar", frame + 1, frames)
-    for sequence in np.unique(capture.frames.sequence):
-        rows = np.flatnonzero(capture.frames.sequence == sequence)
-        rows = rows[np.argsort(capture.frames.times[rows], kind="stable")]
-        found[rows] = torch.from_numpy(evened(found[rows].double().cpu().numpy(), information[rows])).to(found)
+                found[looked[n]], information[looked[n]] = torch.from_numpy(result[0]).to(found), result[1]
+            progress("aligning pictures with the avatar", n + 1, len(looked))
+    for rows, some in zip(in_order(capture), sequences, strict=True):
+        even = evened(found[some].double().cpu().numpy(), information[some])
+        between = [np.interp(capture.frames.times[rows], capture.frames.times[some], column) for column in even.T]
+        found[rows] = torch.from_numpy(np.stack(between, -1)).to(found)
     corrections.body.data.copy_(found[:, :6])
     corrections.head.data.copy_(found[:, 6:])
+
+
+def in_order(capture: Capture) -> list[Int[Array, "n"]]:
+    """Frames of each sequence by time."""
+    result = []
+    for sequence in np.unique(capture.frames.sequence):
+        rows = np.flatnonzero(capture.frames.sequence == sequence)
+        result.append(rows[np.argsort(capture.frames.times[rows], kind="stable")])
+    return result
 
 
 @contextmanager

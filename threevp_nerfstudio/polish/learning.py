@@ -30,6 +30,8 @@ AVATAR_FIRST = 1 / 3
 """Share of the steps before corrections set in."""
 ALIGNED_FIRST = 2 / 3
 """Share of the steps after which pictures are aligned for the first time, so that the avatar gets sharper on the rest of them."""
+FIRST_EVERY = 2
+"""Pictures of which one is aligned then."""
 LARGEST = 4.0
 """In the same units: what asks for more is no error of tracking, and stays as it was."""
 SAVE_EVERY_S = 30.0
@@ -53,9 +55,9 @@ def learn_corrections(
         halt = round(ALIGNED_FIRST * steps)
         if trainee.steps <= halt:
             _train(trainee, halt, steps, resume, progress)
-            _align(trainee, halt / steps, RAYS // 2, resume, progress)
+            _align(trainee, halt / steps, RAYS // 2, FIRST_EVERY, resume, progress)
         _train(trainee, steps, steps, resume, progress)
-        _align(trainee, 1.0, RAYS, resume, progress)
+        _align(trainee, 1.0, RAYS, 1, resume, progress)
     corrections = trainee.model.corrections
     assert corrections is not None
     frames = torch.arange(len(corrections.body), device=corrections.body.device)
@@ -78,10 +80,10 @@ def _all_for_training(capture: Capture) -> Capture:
     return replace(capture, frames=replace(capture.frames, split=np.full_like(capture.frames.split, "train")))
 
 
-def _align(trainee: AvatarTrainee, at: float, rays: int, resume: Path, progress: Progress) -> None:
+def _align(trainee: AvatarTrainee, at: float, rays: int, every: int, resume: Path, progress: Progress) -> None:
     _save(trainee, resume)
     trainee.schedule(at)  # a state that was taken up again right here has seen none
-    align_pictures(trainee.model, trainee.data.train_dataset.capture, rays, progress)
+    align_pictures(trainee.model, trainee.data.train_dataset.capture, rays, every, progress)
     trainee.optimizers["refinement"].state.clear()  # it knows where corrections were heading before
 
 

@@ -23,6 +23,10 @@ from threevp_nerfstudio.workers import shared
 VAL_BLOCKS = 3
 FEWEST_FOR_VAL = 30
 """Pictures of the performance below which nothing is held out."""
+OPAQUE = 240
+"""Alpha (of 255) from which a pixel has the subject's colour and no other."""
+BESIDE = 10
+"""Pixels, as far as the subject's colour goes on beyond its outline."""
 Progress = Callable[[str, int, int], None]
 
 
@@ -141,15 +145,27 @@ def hold_out(static: Bool[Array, "N"], good: Bool[Array, "N"], share: float) -> 
 
 
 def straight_alpha(rgb: UInt8[Array, "h w 3"], alpha: UInt8[Array, "h w"]) -> UInt8[Array, "h w 4"]:
-    """RGBA in which half transparent pixels have the subject's own colour, estimated from the opaque ones beside them."""
-    sure = (alpha > 240).astype(np.float32)
-    picture = rgb.astype(np.float32)
-    near = cv2.GaussianBlur(picture * sure[..., None], (0, 0), 2.5)
-    weight = cv2.GaussianBlur(sure, (0, 0), 2.5)
-    own = near / np.maximum(weight, 1e-4)[..., None]
-    mix = np.where((alpha > 240) | (weight < 1e-3), 1.0, (alpha.astype(np.float32) / 255) ** 2)[..., None]
-    colour = picture * mix + own * (1 - mix)
-    return np.dstack([colour.round().clip(0, 255).astype(np.uint8), alpha])
+    """RGBA in which half transparent pixels have the subject's own colour, estimated from the opaque ones beside them. Of the room nothing
+    stays: away from the subject pixels are black."""
+    out = np.zeros((*alpha.shape, 4), np.uint8)
+    out[..., 3] = alpha
+    x, y, w, h = cv2.boundingRect(alpha)
+    if not w:
+        return out
+    box = (slice(max(0, y - BESIDE), y + h + BESIDE), slice(max(0, x - BESIDE), x + w + BESIDE))
+    picture, cover = rgb[box], alpha[box]
+    sure = cover > OPAQUE
+    near = np.dstack([picture, np.full_like(cover, 255)]).astype(np.float32)
+    near[~sure] = 0.0
+    near = cv2.GaussianBlur(near, (0, 0), BESIDE / 4)
+    known = near[..., 3] > 1e-3 * 255
+    colour = np.where((sure | (cover > 0) & ~known)[..., None], picture, 0)
+    rim = known & ~sure
+    own = 255 * near[rim, :3] / near[rim, 3:]
+    mix = (cover[rim].astype(np.float32) / 255)[:, None] ** 2
+    colour[rim] = (picture[rim] * mix + own * (1 - mix)).round().clip(0, 255).astype(np.uint8)
+    out[box][..., :3] = colour
+    return out
 
 
 def save_rgba(path: Path, rgba: UInt8[Array, "h w 4"]) -> None:

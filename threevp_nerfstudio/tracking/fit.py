@@ -30,7 +30,7 @@ from threevp_nerfstudio.tracking.footage import Footage, PinholeCamera
 from threevp_nerfstudio.tracking.offsets import fit_offsets
 from threevp_nerfstudio.tracking.parts import find_parts
 from threevp_nerfstudio.tracking.posing import Pose, PosedRig
-from threevp_nerfstudio.tracking.shape import ShapeReport, TurnEstimate, TurnProblem, identity_basis
+from threevp_nerfstudio.tracking.shape import ShapeReport, TurnEstimate, TurnProblem
 from threevp_nerfstudio.tracking.start import (
     guessed_camera,
     portrait_body,
@@ -185,11 +185,11 @@ def _fit(problem: TurnProblem, estimate: TurnEstimate, body: BodyModel, progress
     for name, iterations, _, _ in plan:
         totals[name] = totals.get(name, 0) + iterations
     done = dict.fromkeys(totals, 0)
-    start, basis = estimate, identity_basis(body, estimate.values)
+    start, basis = estimate, body.identity_basis(estimate.values)
     report = ShapeReport(np.inf, np.nan, np.nan, np.nan, np.nan)
     for n, (name, iterations, level, dressed) in enumerate(plan):
         if n in (1, 2) and not fixed:  # the shape has moved far enough for its derivative to differ
-            basis = identity_basis(body, estimate.values)
+            basis = body.identity_basis(estimate.values)
         if name == "offsets":
             for _ in range(2):
                 estimate = fit_offsets(problem, estimate, level if n > 4 else None)
@@ -222,7 +222,7 @@ def as_body(template: RiggedTemplate) -> BodyModel:
     vertices, joints = np.asarray(template.vertices, dtype=np.float64), np.asarray(template.joints, dtype=np.float64)
     landmarks = find_landmarks(template)
     identity = Identity((), none, none, none, none)
-    return BodyModel("template", template, identity, none, lambda _: (vertices, joints), landmarks)
+    return BodyModel("template", template, identity, none, lambda _: (vertices[None], joints[None]), landmarks)
 
 
 def _anny() -> BodyModel:

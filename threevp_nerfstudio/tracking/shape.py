@@ -420,16 +420,3 @@ def _scatter(system: System, part: System, columns: Array) -> None:
     system.H[np.ix_(columns, columns)] += part.H
     system.g[columns] += part.g
     system.cost += part.cost
-
-
-def identity_basis(body: BodyModel, values: Float[Array, "K"], step: float = 2e-2) -> Float[Array, "K V 3"]:
-    """How the rest shape answers to each identity parameter, by one-sided differences into its range."""
-    base, _ = body.rest(values)
-
-    def column(k: int) -> Float[Array, "V 3"]:
-        sign = 1.0 if values[k] + step <= body.identity.upper[k] else -1.0
-        moved = values.copy()
-        moved[k] += sign * step
-        return (body.rest(moved)[0] - base) * (sign / step)
-
-    return np.array(list(shared(range(len(values)), lambda: column))).reshape(len(values), len(base), 3)
