@@ -74,7 +74,8 @@ class Rims:
         own[y, x] = 255 * rgba[:, :3]
         sure = there & (expected > OPAQUE)
         if sure.any():
-            own = np.where(sure[..., None], own, nearest_colour(own, sure, 1))
+            unsure = np.nonzero((cv2.dilate(there.astype(np.uint8), np.ones((3, 3))) > 0) & ~sure)
+            own[unsure] = nearest_colour(own, sure, 1, unsure)
         return Rim(*(cv2.resize(part, (w, h), interpolation=cv2.INTER_LINEAR) for part in (own, expected)))
 
     def _rendered(self, frame: int, places: Float[Array, "R 2"], size: tuple[int, int]) -> Float[Array, "R 4"]:
@@ -107,7 +108,7 @@ def remade_mattes(
             return alpha
         rim = rims(frame_of[i], band, solid)
         P = None if source.coarse is None else np.asarray(source.coarse[i])
-        return reconsidered(picture, alpha, P, source.room, band, rim.colour, rim.alpha, radius)
+        return reconsidered(picture, alpha, P, source.room, band, rim.colour[band], rim.alpha, radius)
 
     with PictureWriter(path, footage.alpha.shape[1:]) as writer:
         for i, alpha in enumerate(shared(range(len(footage)), lambda: remade)):

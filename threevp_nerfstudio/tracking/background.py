@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray as Array
 
 from threevp_nerfstudio.tracking.store import read_arrays, write_arrays
+from threevp_nerfstudio.workers import shared
 
 LOW_RESOLUTION = 128
 FREE_BELOW = 40
@@ -114,11 +115,11 @@ def _doubted(
     if not seen.any():
         return seen
     wrong = seen & (noise > max(UNSTEADY, UNSTEADY_TIMES * float(np.median(noise[seen]))))
-    sure, same = np.zeros(seen.shape, np.float32), np.zeros(seen.shape, np.float32)
+    sure, same, shown = np.zeros(seen.shape, np.float32), np.zeros(seen.shape, np.float32), np.where(seen[..., None], colour, 0.0)
     for picture, p in zip(rgb, P, strict=True):
         person = p >= SURE_PERSON
         sure += person
-        same += person & (np.abs(picture.astype(np.float32) - np.where(seen[..., None], colour, 0.0)).max(-1) < SAME)
+        same += person & (largest(np.abs(picture.astype(np.float32) - shown)) < SAME)
     wrong |= seen & (same > CONTRADICTED * sure)
     size = 2 * int(AMONG * max(seen.shape)) + 1
     share = cv2.blur(wrong.astype(np.float32), (size, size)) / np.maximum(cv2.blur(seen.astype(np.float32), (size, size)), 1e-3)
@@ -155,17 +156,31 @@ def _statistics(
     _, h, w = use.shape
     colour, noise = np.zeros((h, w, 3), np.float32), np.zeros((h, w), np.float32)
     count = use.sum(0)
-    for a in range(0, h, 32):
-        rows = slice(a, a + 32)
+    strips = [slice(a, a + 32) for a in range(0, h, 32)]
+
+    def strip(rows: slice) -> tuple[Float[Array, "n 3"], Float[Array, "n"]]:
         some = count[rows] > 0
-        part = np.moveaxis(rgb[:, rows][:, some].astype(np.float32), 0, -1)  # (n, 3, K)
-        part[np.broadcast_to(~use[:, rows][:, some].T[:, None], part.shape)] = np.nan
-        if not part.size:
-            continue
-        middle = np.nanmedian(part, axis=-1)
-        colour[rows][some] = middle
-        noise[rows][some] = 1.48 * np.nanmedian(np.abs(part - middle[..., None]), axis=-1).max(-1)
+        part = np.ascontiguousarray(np.moveaxis(rgb[:, rows][:, some], 0, -1), dtype=np.float32)  # (n, 3, K)
+        part[np.broadcast_to(~use[:, rows][:, some].T[:, None], part.shape)] = np.inf
+        middle = _medians(part, count[rows][some])
+        return middle, 1.48 * largest(_medians(np.abs(part - middle[..., None]), count[rows][some]))
+
+    for rows, (middle, deviation) in zip(strips, shared(strips, lambda: strip), strict=True):
+        some = count[rows] > 0
+        colour[rows][some], noise[rows][some] = middle, deviation
     return colour, noise, count
+
+
+def _medians(x: Float[Array, "n 3 K"], count: Int[Array, "n"]) -> Float[Array, "n 3"]:
+    """Of the finite values, of which there are `count`; the others are infinite."""
+    ordered, last = np.sort(x, axis=-1), count[:, None, None] - 1
+    lower, upper = (np.take_along_axis(ordered, np.broadcast_to(k, (*x.shape[:2], 1)), -1)[..., 0] for k in (last // 2, (last + 1) // 2))
+    return (lower + upper) / 2
+
+
+def largest(x: Float[Array, "*n 3"]) -> Float[Array, "*n"]:
+    """Of three values each: several times as fast as `max`."""
+    return np.maximum(np.maximum(x[..., 0], x[..., 1]), x[..., 2])
 
 
 def unmoved(
@@ -186,16 +201,16 @@ def unmoved(
     K = cv2.resize(known.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.9
     doubt = cv2.resize(doubted.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.1
     tolerance = 6.0
-    empty = (np.abs(S - B).max(-1) < tolerance + 2) & K
+    empty = (largest(np.abs(S - B)) < tolerance + 2) & K
     best, reference = np.zeros(K.shape, int), np.zeros_like(B)
     for candidate in S:
-        support = (np.abs(S - candidate).max(-1) < tolerance).sum(0)
+        support = (largest(np.abs(S - candidate)) < tolerance).sum(0)
         better = support > best
         best[better], reference[better] = support[better], candidate[better]
     if not _turns(P, best, size):
         return np.zeros((len(S), *K.shape), dtype=bool)
     returns = ~K & ~doubt & (best >= 0.15 * len(S)) & (best <= 0.97 * len(S))
-    state = (np.abs(S - reference).max(-1) < tolerance) & returns
+    state = (largest(np.abs(S - reference)) < tolerance) & returns
     accepted = np.zeros_like(returns)
     shown = empty & K  # samples in which a pixel of the room, as far as it is known, is uncovered
     inside = K
@@ -235,28 +250,31 @@ def _neighbours(mask: Bool[Array, "t u"]) -> Float[Array, "t u"]:
     return 25 * cv2.boxFilter(mask.astype(np.float32), -1, (5, 5), borderType=cv2.BORDER_CONSTANT)
 
 
-def as_exposed(picture: UInt8[Array, "h w 3"], room: Background, free: Bool[Array, "h w"]) -> Float[Array, "h w 3"]:
-    """The room's colours at the exposure of a picture, which is matched where it is surely room."""
+def exposure(picture: UInt8[Array, "h w 3"], room: Background, free: Bool[Array, "h w"]) -> Float[Array, "3"]:
+    """By what a picture is brighter than the room as it was learned, where it is surely room; see `as_exposed`."""
     use = np.flatnonzero(free & room.known)
     if len(use) <= 100:
-        return room.colour
+        return np.ones(3, np.float32)
     use = use[:: 1 + len(use) // ENOUGH_FOR_EXPOSURE]
     seen, empty = (x.reshape(-1, 3)[use].astype(np.float32) for x in (picture, room.colour))
-    gain = np.median(seen + 8, axis=0) / np.median(empty + 8, axis=0)
-    return (room.colour + 8) * gain.clip(0.5, 2.0) - 8
+    return (np.median(seen + 8, axis=0) / np.median(empty + 8, axis=0)).clip(0.5, 2.0)
 
 
-def evidence(picture: UInt8[Array, "h w 3"], room: Background, free: Bool[Array, "h w"]) -> Float[Array, "h w"]:
+def as_exposed(colour: Float[Array, "*n 3"], gain: Float[Array, "3"]) -> Float[Array, "*n 3"]:
+    """The room's colours in a picture with that exposure."""
+    return (colour + 8) * gain - 8
+
+
+def evidence(picture: UInt8[Array, "h w 3"], room: Background, gain: Float[Array, "3"]) -> Float[Array, "h w"]:
     """Log likelihood ratio of subject against room per pixel, in [-6, 4]. Where the room is not known, there is nearly always the
     subject, or one cannot tell (0): a network that sees a person in front and misses its back is outvoted by its own other pictures.
 
-    `free` are pixels that are surely room: from them the picture's exposure is matched to the room's. A shadow (darker by up
-    to 45 %, same hue) speaks for the subject only weakly.
+    A shadow (darker by up to 45 %, same hue) speaks for the subject only weakly. `gain`: the picture's `exposure`.
     """
-    C, B = picture.astype(np.float32), as_exposed(picture, room, free)
+    C, B = picture.astype(np.float32), as_exposed(room.colour, gain)
     sigma = 1.5 * room.noise + 1.0
     off = squared_norm(cv2.blur(C - B, (3, 3))) / sigma**2
-    BB, CB = squared_norm(B), (C * B).sum(-1)
+    BB, CB = squared_norm(B), np.einsum("hwc,hwc->hw", C, B)
     darker = (CB / np.maximum(BB, 1.0)).clip(0.55, 1.0)
     hue = squared_norm(C) - 2 * darker * CB + darker**2 * BB  # |C - darker B|^2
     shadow = (darker < 0.97) & (hue < 9.0 * sigma**2)

@@ -12,7 +12,15 @@ from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray as Array
 
 from threevp_nerfstudio.errors import FootageError
-from threevp_nerfstudio.tracking.background import Background, as_exposed, evidence, learn_background, look_closer
+from threevp_nerfstudio.tracking.background import (
+    Background,
+    as_exposed,
+    evidence,
+    exposure,
+    largest,
+    learn_background,
+    look_closer,
+)
 from threevp_nerfstudio.tracking.unmixing import colour_behind, unmixed, unmixed_with
 from threevp_nerfstudio.workers import shared
 
@@ -98,13 +106,13 @@ def refine(
     is kept, else the largest.
     `silhouette`: what the tracked template covers, once there is a track.
     """
-    free = _surely_free(picture, P, room)
+    gain = None if room is None else exposure(picture, room, _surely_free(picture, P, room))
     logit = np.zeros(picture.shape[:2], np.float32)
     if P is not None:
         p = P.astype(np.float32) / 255
         logit += np.log((p + 0.007) / (1.007 - p))  # +-5 at the ends
     if room is not None:
-        ratio = evidence(picture, room, free)
+        ratio = evidence(picture, room, gain)
         logit += cv2.boxFilter(ratio, -1, (3, 3) if P is not None else (5, 5))
     if silhouette is not None:
         logit += expected(silhouette)
@@ -114,7 +122,7 @@ def refine(
     soft = guided_filter(picture, (band | solid) / (1 + np.exp(-logit.clip(-8, 8))))
     alpha = np.where(band, soft, solid.astype(np.float32))
     alpha = ((alpha - 0.06) / 0.88).clip(0.0, 1.0)
-    alpha = unmixed(picture, band, solid, alpha, _known_room(picture, free, room), radius)
+    alpha = unmixed(picture, band, solid, alpha, None if room is None else known_room(room, gain, band), radius)
     return np.round(alpha * 255).astype(np.uint8)
 
 
@@ -137,24 +145,24 @@ def reconsidered(
     P: UInt8[Array, "h w"] | None,
     room: Background | None,
     band: Bool[Array, "h w"],
-    own: Float[Array, "h w 3"],
+    own: Float[Array, "n 3"],
     expected: Float[Array, "h w"],
     radius: int,
 ) -> UInt8[Array, "h w"]:
-    """A finished matte anew within `band` round its outline, by the subject's `own` colour (8-bit levels) and the alpha that somebody who
-    knows all the pictures expects there."""
+    """A finished matte anew within `band` round its outline, by the subject's `own` colour at its pixels (row by row, 8-bit levels) and the
+    alpha that somebody who knows all the pictures expects there."""
     free = ~band & (alpha < 128)
     if not free.any():
         return alpha
-    known = _known_room(picture, _surely_free(picture, P, room), room)
-    behind = colour_behind(picture.astype(np.float32), free, known, radius // 2)
+    known = None if room is None else known_room(room, exposure(picture, room, _surely_free(picture, P, room)), band)
+    behind = colour_behind(picture, free, known, radius // 2, np.nonzero(band))
     found = unmixed_with(picture, alpha.astype(np.float32) / 255, band, own, expected, behind, radius)
     return np.round(found * 255).astype(np.uint8)
 
 
-def _known_room(picture: Array, free: Bool[Array, "h w"], room: Background | None) -> Float[Array, "h w 3"] | None:
-    """The room's colours at this picture's exposure, NaN where they are not known."""
-    return None if room is None else np.where(room.known[..., None], as_exposed(picture, room, free), np.nan)
+def known_room(room: Background, gain: Float[Array, "3"], band: Bool[Array, "h w"]) -> Float[Array, "n 3"]:
+    """The room's colours at the band's pixels, row by row, in a picture of that exposure; NaN where they are not known."""
+    return np.where(room.known[band][:, None], as_exposed(room.colour[band], gain), np.nan)
 
 
 def expected(silhouette: Bool[Array, "h w"]) -> Float[Array, "h w"]:
@@ -174,7 +182,7 @@ def _surely_free(picture: Array, P: UInt8[Array, "h w"] | None, room: Background
     if P is not None:
         return cv2.dilate(P, np.ones((15, 15), np.uint8)) < SURE_ROOM
     assert room is not None
-    return np.abs(picture.astype(np.float32) - room.colour).max(-1) < 25
+    return largest(np.abs(picture.astype(np.float32) - room.colour)) < 25
 
 
 def _subject(mask: Bool[Array, "h w"], previous: UInt8[Array, "u v"] | None) -> Bool[Array, "h w"]:

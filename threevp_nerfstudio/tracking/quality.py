@@ -12,6 +12,7 @@ from numpy import ndarray as Array
 
 from threevp_nerfstudio.errors import FootageError
 from threevp_nerfstudio.tracking.mattes import MatteQuality
+from threevp_nerfstudio.workers import shared
 
 FEWEST = 8
 EMPTY = 0.004
@@ -36,17 +37,17 @@ class PictureQuality:
 
 
 def picture_quality(rgb: UInt8[Array, "N h w 3"], alpha: UInt8[Array, "N h w"]) -> PictureQuality:
-    rows = []
-    for picture, matte in zip(rgb, alpha, strict=True):
-        inside = cv2.erode((matte > 127).astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
+    def look(i: int) -> tuple[float, float, float]:
+        picture, inside = np.asarray(rgb[i]), cv2.erode((alpha[i] > 127).astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
         if inside.sum() < 50:
-            rows.append((0.0, 0.0, 0.0))
-            continue
+            return 0.0, 0.0, 0.0
         grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-        low, high = np.percentile(grey[inside], (2, 98))
+        low, bright, high = np.percentile(grey[inside], (2, 80, 98))
         detail = np.percentile(np.abs(cv2.Laplacian(grey, cv2.CV_32F))[inside], 99) / 4
         white = (picture[inside].min(1) >= 250).mean()
-        rows.append((detail / max(high - low, 8.0), white, np.percentile(grey[inside], 80) / 255))
+        return detail / max(high - low, 8.0), white, bright / 255
+
+    rows = list(shared(range(len(rgb)), lambda: look))
     return PictureQuality(*np.array(rows, dtype=np.float64).T)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from numpy import ndarray as Array
 
 from threevp_nerfstudio.tracking.srgb import srgb_decode, srgb_encode, srgb_slope
@@ -29,6 +29,8 @@ OFF_AT_MOST, OFF_FADES = 0.35, 0.15
 share below it over which trust in it grows."""
 SHIFTS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
 """Where else to look for the subject's colour, in radii of the band."""
+Pixels = tuple[Int[Array, "n"], Int[Array, "n"]]
+"""Rows and columns."""
 
 
 class Mixture:
@@ -50,25 +52,28 @@ class Mixture:
 
 
 def nearest_colour(
-    colour: Float[Array, "h w 3"], sure: Bool[Array, "h w"], smooth: int
-) -> Float[Array, "h w 3"]:
-    """Of each pixel, the colour at the nearest sure pixel, a mean over the sure pixels within `smooth` of it."""
-    size = (2 * smooth + 1, 2 * smooth + 1)
-    weight = sure.astype(np.float32)
-    total = cv2.boxFilter(weight, -1, size, borderType=cv2.BORDER_CONSTANT)
-    mean = cv2.boxFilter(colour * weight[..., None], -1, size, borderType=cv2.BORDER_CONSTANT) / np.maximum(total, 1e-6)[..., None]
-    _, labels = cv2.distanceTransformWithLabels((~sure).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    pixel_of = np.zeros(labels.max() + 1, dtype=np.int64)
+    picture: Shaped[Array, "h w 3"], sure: Bool[Array, "h w"], smooth: int, pixels: Pixels
+) -> Float[Array, "n 3"]:
+    """Of each of some pixels, the colour at the nearest sure pixel, a mean over the sure pixels within `smooth` of it."""
+    size, weight = (2 * smooth + 1, 2 * smooth + 1), sure.astype(np.uint8)
+
+    def total(x: Array) -> Array:
+        return cv2.boxFilter(x, cv2.CV_32F, size, normalize=False, borderType=cv2.BORDER_CONSTANT)
+
+    _, labels = cv2.distanceTransformWithLabels(1 - weight, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
     places = np.flatnonzero(sure)
+    pixel_of = np.zeros(len(places) + 1, dtype=np.int64)
     pixel_of[labels.ravel()[places]] = places
-    return mean.reshape(-1, 3)[pixel_of[labels]]
+    nearest = pixel_of[labels[pixels]]
+    number = total(weight).ravel()[nearest]
+    return total(picture * weight[..., None]).reshape(-1, 3)[nearest] / np.maximum(number, 1e-6)[:, None]
 
 
 def colour_behind(
-    colour: Float[Array, "h w 3"], free: Bool[Array, "h w"], room: Float[Array, "h w 3"] | None, radius: int
-) -> Float[Array, "h w 3"]:
-    """The room's colour at every pixel: `room` where that is known (not NaN), else that of the nearest `free` pixels."""
-    near = nearest_colour(colour, free, radius)
+    picture: UInt8[Array, "h w 3"], free: Bool[Array, "h w"], room: Float[Array, "n 3"] | None, radius: int, pixels: Pixels
+) -> Float[Array, "n 3"]:
+    """The room's colour at some pixels: `room` where that is known (not NaN), else that of the nearest `free` pixels."""
+    near = nearest_colour(picture, free, radius, pixels)
     return near if room is None else np.where(np.isfinite(room).all(-1, keepdims=True), room, near)
 
 
@@ -77,14 +82,14 @@ def unmixed(
     band: Bool[Array, "h w"],
     solid: Bool[Array, "h w"],
     guess: Float[Array, "h w"],
-    room: Float[Array, "h w 3"] | None,
+    room: Float[Array, "n 3"] | None,
     radius: int,
 ) -> Float[Array, "h w"]:
     """Alpha, 0 to 1, within `band`; `guess` elsewhere and where colours do not tell.
 
     Args:
         solid: the subject, roughly.
-        room: colour of the room, NaN where it is not known, in 8-bit levels.
+        room: colour of the room at the band's pixels, row by row, NaN where it is not known, in 8-bit levels.
         radius: half-width of the band, pixels.
     """
     subject, free = solid & ~band, ~solid & ~band
@@ -92,14 +97,13 @@ def unmixed(
         return guess
     h, w = band.shape
     y, x = np.nonzero(band)
-    colour = picture.astype(np.float32)
-    seen = colour[y, x]
-    B = colour_behind(colour, free, room, radius)[y, x]
-    of_subject = nearest_colour(colour, subject, 1)
+    seen = picture[y, x].astype(np.float32)
+    B = colour_behind(picture, free, room, radius, (y, x))
+    beside = [((y + 2 * radius * dy).clip(0, h - 1), (x + 2 * radius * dx).clip(0, w - 1)) for dx, dy in SHIFTS]
+    of_subject = nearest_colour(picture, subject, 1, tuple(np.concatenate(part) for part in zip(*beside, strict=True)))
     best = np.full(len(y), np.inf, np.float32)
     alpha, apart, unexplained = np.zeros((3, len(y)), np.float32)
-    for dx, dy in SHIFTS:
-        F = of_subject[(y + 2 * radius * dy).clip(0, h - 1), (x + 2 * radius * dx).clip(0, w - 1)]
+    for F in np.split(of_subject, len(SHIFTS)):
         mixture, span = Mixture(seen, F, B), ((F - B) ** 2).sum(-1)
         share = (mixture.told / np.maximum(mixture.span, 1.0)).clip(0.0, 1.0)
         left = mixture.left(share)
@@ -117,9 +121,9 @@ def unmixed_with(
     picture: UInt8[Array, "h w 3"],
     alpha: Float[Array, "h w"],
     band: Bool[Array, "h w"],
-    own: Float[Array, "h w 3"],
+    own: Float[Array, "n 3"],
     expected: Float[Array, "h w"],
-    behind: Float[Array, "h w 3"],
+    behind: Float[Array, "n 3"],
     radius: int,
 ) -> Float[Array, "h w"]:
     """Alpha, 0 to 1, within `band`, where the subject's own colour is known as well as the room's, and an alpha is expected; beyond the
@@ -130,12 +134,12 @@ def unmixed_with(
     otherwise (a hand before the body, which nobody expects).
 
     Args:
-        own, behind: colours of subject and room, 8-bit levels.
+        own, behind: colours of subject and room at the band's pixels, row by row, 8-bit levels.
         radius: half-width of the band, pixels.
     """
     solid = (alpha > 0.5).astype(np.float32)
     y, x = np.nonzero(band)
-    mixture, guess = Mixture(picture[y, x].astype(np.float32), own[y, x], behind[y, x]), expected[y, x]
+    mixture, guess = Mixture(picture[y, x].astype(np.float32), own, behind), expected[y, x]
     spread = EXPECTED_WITHIN * (2 * np.sqrt((guess * (1 - guess)).clip(0.0)) + EVEN_WHERE_SURE)
     weight = (SEEN_WITHIN / spread) ** 2
     share = ((mixture.told + weight * guess) / (mixture.span + weight)).clip(0.0, 1.0)
