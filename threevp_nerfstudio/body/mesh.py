@@ -45,9 +45,11 @@ def face_normals(vertices: Float[Array, "V 3"], faces: Int[Array, "F 3"]) -> Flo
     return np.cross(b - a, c - a)
 
 
-def vertex_normals(vertices: Float[Array, "V 3"], faces: Int[Array, "F 3"]) -> Float[Array, "V 3"]:
-    """Area-weighted unit normals; zero at vertices without a face."""
-    weighted, corners = face_normals(vertices, faces), faces.T.reshape(-1)
+def vertex_normals(
+    vertices: Float[Array, "V 3"], faces: Int[Array, "F 3"], of_faces: Float[Array, "F 3"] | None = None
+) -> Float[Array, "V 3"]:
+    """Area-weighted unit normals; zero at vertices without a face. `of_faces`: `face_normals`, where they are known."""
+    weighted, corners = face_normals(vertices, faces) if of_faces is None else of_faces, faces.T.reshape(-1)
     sums = [np.bincount(corners, np.tile(weighted[:, axis], 3), len(vertices)) for axis in range(3)]
     normals = np.stack(sums, axis=-1).astype(vertices.dtype)
     return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-20)

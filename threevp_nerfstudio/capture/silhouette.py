@@ -5,15 +5,15 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray as Array
 from torch import Tensor
 
 from threevp_nerfstudio.body.rig import Rig
 from threevp_nerfstudio.body.template import Motion, RiggedTemplate
-from threevp_nerfstudio.capture.cameras import intrinsic_matrix, pixel_directions
+from threevp_nerfstudio.capture.cameras import intrinsic_matrix, project
 from threevp_nerfstudio.capture.frames import Frames
-from threevp_nerfstudio.kernels.raycast import RayMesh
+from threevp_nerfstudio.kernels.raster import covered
 
 
 class PosedTemplate:
@@ -22,8 +22,7 @@ class PosedTemplate:
     def __init__(self, template: RiggedTemplate, motion: Motion) -> None:
         self.motion = motion
         self.rig = Rig.from_template(template)
-        self._mesh = RayMesh(self.rig.vertices, self.rig.faces)
-        self._row = -1
+        self._row, self._posed = -1, np.zeros((0, 3))
 
     def vertices(self, row: int) -> Float[Tensor, "V 3"]:
         """Posed vertices of a row of the motion, metres, world frame."""
@@ -36,14 +35,19 @@ class PosedTemplate:
         """What the template covers in frame `i`, sampled at the centres of `width` x `height` pixels."""
         row = int(frames.motion_index[i])
         if row != self._row:
-            self._mesh.update(self.vertices(row))
-            self._row = row
+            self._row, self._posed = row, self.vertices(row).double().numpy()
         K = np.diag([width / frames.size[i, 0], height / frames.size[i, 1], 1.0]) @ intrinsic_matrix(frames, i)
-        directions = pixel_directions(K, frames.distortion[i], width, height).reshape(-1, 3)
-        hits = self._mesh.cast(
-            torch.as_tensor(frames.camera_to_world[i]), torch.as_tensor(directions, dtype=torch.float32)
-        )
-        return hits.found.numpy().reshape(height, width)
+        return silhouette(self._posed, self.rig.faces, frames.camera_to_world[i], K, frames.distortion[i], width, height)
+
+
+def silhouette(
+    points: Float[Array, "V 3"], faces: Int[Tensor, "F 3"], camera_to_world: Float[Array, "4 4"], K: Float[Array, "3 3"],
+    distortion: Float[Array, "4"], width: int, height: int,
+) -> Bool[Array, "h w"]:  # fmt: skip
+    """What a mesh covers, sampled at the centres of `width` x `height` pixels, which `K` is for."""
+    xy, depth = project(points, camera_to_world, K, distortion)
+    xy[depth <= 0] = np.nan
+    return covered(torch.from_numpy(xy).float(), faces, height, width).numpy()
 
 
 def reduced_size(frames: Frames, i: int, longest: int) -> tuple[int, int]:

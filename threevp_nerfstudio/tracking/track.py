@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float
 from numpy import ndarray as Array
 
-from threevp_nerfstudio.capture.cameras import pixel_directions
+from threevp_nerfstudio.capture.silhouette import silhouette
 from threevp_nerfstudio.errors import TrackError
 from threevp_nerfstudio.tracking.appearance import Appearance
 from threevp_nerfstudio.tracking.confidence import confidence, head_rotation_jacobian
@@ -235,7 +234,6 @@ class _Tracker:
         self.performing = usual(self.parts, names, channels, stance, face=True)
         self.turning = usual(self.parts, names, channels, stance, face=False)
         self.solvers = {True: FrameSolver(subject, self.turning.freedoms), False: FrameSolver(subject, self.performing.freedoms)}
-        self._rays: torch.Tensor | None = None
         self.seat = _seat(self.rig, fitted, self.parts.skull[0])
         self.reference = (max(1.6 * fitted.report.get("photometric", 0.02), 0.012), fitted.report.get("silhouette_iou", 0.95))
 
@@ -332,16 +330,10 @@ class _Tracker:
     def covered(self, pose: Pose) -> Bool[Array, "u v"]:
         """What the template covers in a pose, at half of the footage's resolution."""
         camera = self.footage.camera
-        if self._rays is None:
-            w, h = camera.width // 2, camera.height // 2
-            K = np.diag([w / camera.width, h / camera.height, 1.0]) @ camera.matrix
-            directions = pixel_directions(K, np.array(camera.distortion), w, h) @ OPENGL_FROM_OPENCV[:3, :3]
-            self._rays = torch.as_tensor(directions, dtype=torch.float32)
-        x = self.rig.place(self.rig.points, pose).camera
-        mesh = self.solvers[True].observer.mesh
-        mesh.update(torch.as_tensor(x, dtype=torch.float32))
-        found = mesh.cast(torch.eye(4), self._rays.reshape(-1, 3)).found
-        return found.numpy().reshape(self._rays.shape[:2])
+        w, h = camera.width // 2, camera.height // 2
+        K = np.diag([w / camera.width, h / camera.height, 1.0]) @ camera.matrix
+        x, faces = self.rig.place(self.rig.points, pose).camera, self.solvers[True].observer.mesh.faces
+        return silhouette(x, faces, OPENGL_FROM_OPENCV, K, np.array(camera.distortion), w, h)
 
     def _joined(self, state: _State, k: int, i: int) -> bool:
         """Neighbours tell of each other, unless one is lost, or the track jumped between them."""

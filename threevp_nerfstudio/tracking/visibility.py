@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray as Array
 
-from threevp_nerfstudio.body.mesh import border_vertices, edges_of, vertex_normals
+from threevp_nerfstudio.body.mesh import border_vertices, edges_of, face_normals, vertex_normals
+from threevp_nerfstudio.kernels.raster import covered
 from threevp_nerfstudio.kernels.raycast import RayMesh
-from threevp_nerfstudio.tracking.evidence import project, signed_distance
+from threevp_nerfstudio.tracking.evidence import project
 from threevp_nerfstudio.tracking.footage import PinholeCamera
 
 TOLERANCE = 0.0015
@@ -48,12 +50,12 @@ class Observer:
         self.paired = np.flatnonzero(count == 2)
         self.sides = np.stack([order[first[self.paired]] // 3, order[first[self.paired] + 1] // 3], axis=1)
         self.border = border_vertices(self.faces, len(vertices))
-        self._grid: dict[PinholeCamera, torch.Tensor] = {}
 
     def look(self, x: Float[Array, "V 3"], camera: PinholeCamera, with_outline: bool = True) -> View:
         """The template with its vertices at `x` in camera axes."""
         self.mesh.update(torch.as_tensor(x, dtype=torch.float32))
-        normals = vertex_normals(x, self.faces)
+        of_faces = face_normals(x, self.faces)
+        normals = vertex_normals(x, self.faces, of_faces)
         distance = np.linalg.norm(x, axis=1)
         facing = -(normals * x).sum(1) / np.maximum(distance, 1e-9)
         xy, _ = project(camera, x)
@@ -65,40 +67,33 @@ class Observer:
             visible[rows] = hits.distance.numpy() > distance[rows] - TOLERANCE / np.maximum(facing[rows], 0.2)
         if not with_outline:
             return View(visible, facing, normals, np.zeros((0, 0), dtype=bool), np.zeros((0, 2), dtype=np.int64))
-        covered = self.cover(camera)
-        return View(visible, facing, normals, covered, self._outline(x, camera, covered))
+        xy[x[:, 2] <= 0] = np.nan
+        height, width = camera.height // self.coarseness, camera.width // self.coarseness
+        cover = covered(torch.from_numpy(xy / self.coarseness).float(), self.mesh.faces, height, width).numpy()
+        return View(visible, facing, normals, cover, self._outline(x, of_faces, camera, cover))
 
-    def cover(self, camera: PinholeCamera) -> Bool[Array, "h w"]:
-        """What the template covers in its latest pose."""
-        directions, h, w = self._rays(camera)
-        return self.mesh.cast(torch.eye(4), directions).found.numpy().reshape(h, w)
-
-    def _rays(self, camera: PinholeCamera) -> tuple[torch.Tensor, int, int]:
-        step = self.coarseness
-        h, w = camera.height // step, camera.width // step
-        if camera not in self._grid:
-            u = ((np.arange(w) + 0.5) * step - camera.cx) / camera.fx
-            v = ((np.arange(h) + 0.5) * step - camera.cy) / camera.fy
-            grid = np.stack([*np.meshgrid(u, v), np.ones((h, w))], axis=-1).reshape(-1, 3)
-            self._grid = {camera: torch.as_tensor(grid, dtype=torch.float32)}
-        return self._grid[camera], h, w
-
-    def _outline(self, x: Float[Array, "V 3"], camera: PinholeCamera, covered: Bool[Array, "h w"]) -> Int[Array, "n 2"]:
+    def _outline(
+        self, x: Float[Array, "V 3"], of_faces: Float[Array, "F 3"], camera: PinholeCamera, covered: Bool[Array, "h w"]
+    ) -> Int[Array, "n 2"]:
         """Edges between a face that looks at the camera and one that looks away, on the border of what is covered."""
-        corners = x[self.faces]
-        normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-        front = (normal * corners[:, 0]).sum(1) < 0
+        front = np.einsum("fc,fc->f", of_faces, x[self.faces[:, 0]]) < 0
         turning = front[self.sides[:, 0]] != front[self.sides[:, 1]]
         edges = self.edges[self.paired[turning]]
         edges = edges[~self.border[edges].any(1)]
         middle, _ = project(camera, x[edges].mean(1))
         step = self.coarseness
-        own = signed_distance(covered.astype(np.float32))
+        own = edge_distance(covered)
         h, w = covered.shape
         i = np.clip((middle / step).astype(np.int64), 0, np.array([w, h]) - 1)
         margin = 2.0
         within = (middle > margin).all(1) & (middle[:, 0] < camera.width - margin) & (middle[:, 1] < camera.height - margin)
-        return edges[within & (np.abs(own[i[:, 1], i[:, 0]]) < 1.2)]
+        return edges[within & (own[i[:, 1], i[:, 0]] < 1.2)]
+
+
+def edge_distance(covered: Bool[Array, "h w"]) -> Float[Array, "h w"]:
+    """Pixels from each pixel's centre to the edge of what is covered; the picture's border is none."""
+    inside = covered.astype(np.uint8)
+    return np.where(covered, cv2.distanceTransform(inside, cv2.DIST_L2, 5), cv2.distanceTransform(1 - inside, cv2.DIST_L2, 5)) - 0.5
 
 
 def overlap(covered: Bool[Array, "h w"], matte: Float[Array, "H W"], coarseness: int) -> float:
