@@ -92,6 +92,7 @@ class PosedRig:
     def __init__(self, template: RiggedTemplate) -> None:
         self.joints = np.asarray(template.joints, dtype=np.float64)
         self.parents = [int(p) for p in template.parents]
+        self._kept: tuple[Float[Array, "J 3"], Float[Array, "J 3 4"]] | None = None
         J = len(self.parents)
         self.below = np.eye(J, dtype=bool)
         for j in range(J - 1, -1, -1):
@@ -109,13 +110,15 @@ class PosedRig:
         """The same rig on another rest shape."""
         other = object.__new__(PosedRig)
         other.__dict__.update(self.__dict__)
-        other.points = replace(self.points, rest=vertices)
+        other.points, other._kept = replace(self.points, rest=vertices), None
         if joints is not None:
             other.joints = joints
         return other
 
     def joint_transforms(self, rotations: Float[Array, "J 3"]) -> Float[Array, "J 3 4"]:
-        """`G_j`, from the rest pose to the template's world frame."""
+        """`G_j`, from the rest pose to the template's world frame; not to be changed, since those asked for last are kept."""
+        if self._kept is not None and np.array_equal(self._kept[0], rotations):
+            return self._kept[1]
         R = Rotation.from_rotvec(rotations).as_matrix()
         G = np.empty((len(self.parents), 3, 4))
         for j, parent in enumerate(self.parents):
@@ -125,6 +128,7 @@ class PosedRig:
             else:
                 G[j, :, :3] = G[parent, :, :3] @ R[j]
                 G[j, :, 3] = G[parent, :, :3] @ offset + G[parent, :, 3]
+        self._kept = (rotations.copy(), G)
         return G
 
     def shape(self, points: Points, pose: Pose) -> Float[Array, "N 3"]:

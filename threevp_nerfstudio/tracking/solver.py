@@ -15,6 +15,7 @@ from threevp_nerfstudio.tracking.fitted import azimuth_of
 from threevp_nerfstudio.tracking.parts import Parts, vertex_areas
 from threevp_nerfstudio.tracking.posing import (
     Freedoms,
+    Placed,
     Points,
     Pose,
     PosedRig,
@@ -36,6 +37,8 @@ DETECTOR_NOISE = 1.0
 """Pixels at a width of 256 by which landmarks jitter, once they are where this person has them."""
 LANDMARKS_SEEN, LANDMARKS_FADE = np.radians(60.0), np.radians(25.0)
 """Azimuth of the head beyond which landmarks do not count, and over which they fade out before."""
+PLACED = 4
+"""Sets of points whose places are kept: colours, outline and landmarks at one pose."""
 CLIP = np.array([0.15] * 3 + [0.03] * 3)
 """Largest step of the rigid pose, radians and metres."""
 
@@ -104,12 +107,15 @@ class FrameSolver:
         points = subject.landmarks.points(subject.rig.points) if subject.landmarks is not None and with_landmarks else None
         self.landmark_points: Points | None = points
         self.landmark_weight = np.ones(0) if points is None else mobility(points)
+        self._landmarks_of: tuple[Evidence, Int[Array, "n"], Points] | None = None
+        self._placed: list[tuple[Points, Pose, Placed]] = []
 
     def renew(self, subject: Subject) -> None:
         """The same mesh with other looks or rest shape."""
         self.subject = subject
         if self.landmark_points is not None and subject.landmarks is not None:
             self.landmark_points = subject.landmarks.points(subject.rig.points)
+        self._landmarks_of, self._placed = None, []
 
     def solve(
         self,
@@ -167,7 +173,7 @@ class FrameSolver:
         system = System.empty(freedoms.count)
 
         def placed_with_jacobian(points: Points) -> tuple[Array, Array | None]:
-            placed = rig.place(points, pose)
+            placed = self._place(points, pose)
             J = rig.jacobian(points, placed, pose, freedoms, pivot) if with_jacobian else None
             return placed.camera, J
 
@@ -196,10 +202,12 @@ class FrameSolver:
         if seen == 0.0:
             return np.zeros(0)
         target = picture.landmarks[face.ids]
-        kept = np.flatnonzero(np.isfinite(target).all(1))
-        points = self.landmark_points.take(kept)
+        if self._landmarks_of is None or self._landmarks_of[0] is not picture:
+            kept = np.flatnonzero(np.isfinite(target).all(1))
+            self._landmarks_of = (picture, kept, self.landmark_points.take(kept))
+        _, kept, points = self._landmarks_of
         freedoms = self.freedoms if with_jacobian else Freedoms((), ())
-        placed = rig.place(points, pose)
+        placed = self._place(points, pose)
         J = rig.jacobian(points, placed, pose, freedoms, pivot)
         weight = self.landmark_weight[kept]
         part = System.empty(freedoms.count)
@@ -213,6 +221,15 @@ class FrameSolver:
             system.H += part.H
             system.g += part.g
         return off
+
+    def _place(self, points: Points, pose: Pose) -> Placed:
+        """`PosedRig.place`, whose latest results are kept: a step that is taken is where the next one begins."""
+        for of, at, placed in self._placed:
+            if of is points and at is pose:
+                return placed
+        placed = self.subject.rig.place(points, pose)
+        self._placed = [(points, pose, placed), *self._placed[: PLACED - 1]]
+        return placed
 
     def _step(self, picture, pose, pivot, level, selection, prior, system, damping, limits):
         """Damped steps until one lowers the cost; the pose stays where none does."""

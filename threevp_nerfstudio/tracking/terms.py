@@ -41,14 +41,15 @@ class System:
         return cls(np.zeros((size, size)), np.zeros(size))
 
     def add(self, J: Float[Array, "n D"] | None, residual: Float[Array, "n"], weight: Float[Array, "n"], outlier: float) -> None:
-        """Residuals in units of their noise; `J` is their derivative, or None to add the cost alone."""
+        """Residuals whose `weight` is one over their variance, and their derivative `J`, or None to add the cost alone."""
         square = residual**2
         damp = 1.0 / (1.0 + square / outlier**2)
         self.cost += 0.5 * float((weight * square * damp).sum())
         if J is not None:
-            scaled = J * (weight * damp**2)[:, None]
-            self.H += scaled.T @ J
-            self.g -= scaled.T @ residual
+            root = np.sqrt(weight) * damp
+            A = J * root[:, None]
+            self.H += A.T @ A  # of one matrix, which takes half of the time
+            self.g -= A.T @ (root * residual)
 
     def marginalise(self, which: slice, spread: Float[Array, "n"]) -> None:
         """Let the residuals carry an unknown common error along some of the parameters, of the given spread."""
@@ -91,8 +92,7 @@ def colour_term(
     residual = predicted * gain - seen
     if J is None:
         return ColourTerm(residual, None, weight)
-    Jc = -np.matmul(np.matmul(slope, Jp), J)
-    return ColourTerm(residual, Jc, weight)
+    return ColourTerm(residual, np.matmul(np.matmul(-slope, Jp), J), weight)
 
 
 def exposure(predicted: Float[Array, "n 3"], seen: Float[Array, "n 3"], weight: Float[Array, "n"]) -> Float[Array, "3"]:
@@ -110,9 +110,9 @@ def add_colours(system: System, term: ColourTerm, independent: float) -> None:
     n = len(term.weight)
     if n == 0:
         return
-    weight = np.repeat(term.weight * independent / max(n, 1), 3)
-    J = None if term.J is None else term.J.reshape(3 * n, -1) / COLOUR_NOISE
-    system.add(J, term.residual.reshape(-1) / COLOUR_NOISE, weight, COLOUR_OUTLIER)
+    weight = np.repeat(term.weight * independent / (max(n, 1) * COLOUR_NOISE**2), 3)
+    J = None if term.J is None else term.J.reshape(3 * n, -1)
+    system.add(J, term.residual.reshape(-1), weight, COLOUR_OUTLIER * COLOUR_NOISE)
 
 
 def add_outline(
