@@ -17,8 +17,9 @@ from threevp_nerfstudio.errors import FootageError
 from threevp_nerfstudio.tracking import mediapipe_home
 from threevp_nerfstudio.tracking.background import diverse, from_plate, learn_background, look_closer
 from threevp_nerfstudio.tracking.mattes import (
+    PATIENCE,
+    Follower,
     fill_holes,
-    followed,
     guided_filter,
     iou,
     learn_room,
@@ -328,7 +329,20 @@ def test_who_was_followed_is_followed_on():
         p[20:90, 10:40] = 200  # one who sits
         p[8:92, 128 - 14 * k : 168 - 14 * k] = 250  # one who walks in, and is larger
     P[3] = 0  # both are missed once
-    where = None
+    follow = Follower()
     for k, p in enumerate(P[:5]):
-        where = followed(p, where)
+        where = follow(p)
         assert where[:, :11].any() and (where[:, 12:] == 0).all(), k
+
+
+def test_who_is_missed_is_waited_for():
+    """The network does not see the back of a head, and sees somebody else."""
+    both, other = np.zeros((2, 96, 128), np.uint8)
+    both[20:90, 10:60], both[30:90, 90:120] = 250, 250
+    other[30:90, 90:120] = 250
+    follow = Follower()
+    assert follow(np.zeros_like(both)).max() == 0
+    for p in [both, *[other] * PATIENCE, both, *[other] * PATIENCE]:
+        where = follow(p)
+        assert where[:, :15].any() and not where[:, 16:].any()
+    assert follow(other)[:, 22:].any()  # who was there does not come back

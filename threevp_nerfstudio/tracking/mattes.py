@@ -32,6 +32,8 @@ BEYOND, FAR = 4.0, 16.0
 """Log odds against the subject outside of it, and how far off."""
 COARSER = 4
 """Pixels across one of where the subject roughly is."""
+PATIENCE = 30
+"""Pictures without the subject after which somebody else, where there is one, is taken for it."""
 SURE_ROOM = 8
 """Person probability (of 255) that the network gives to what is surely room."""
 
@@ -103,7 +105,7 @@ def refine(
     """The matte of one picture from person probabilities `P` and from what is known of the room (at least one of them).
 
     `previous` is the matte before, or what else tells where the subject is: of several people or objects, the one that overlaps it
-    is kept, else the largest.
+    is kept; without it the largest.
     `silhouette`: what the tracked template covers, once there is a track.
     """
     gain = None if room is None else exposure(picture, room, _surely_free(picture, P, room))
@@ -126,17 +128,30 @@ def refine(
     return np.round(alpha * 255).astype(np.uint8)
 
 
-def followed(P: UInt8[Array, "h w"], previous: UInt8[Array, "u v"] | None) -> UInt8[Array, "u v"]:
-    """Where the subject is, 255 on it, roughly: of the persons that the network sees in a picture, the one that was followed so far.
+class Follower:
+    """Tells in picture after picture where the subject is: of the persons that the network sees, the one who was followed so far. Unlike
+    mattes themselves this is cheap, so that mattes need not wait for each other.
 
-    Unlike mattes themselves this is cheap, so that mattes need not wait for each other.
+    Where the network misses the subject, it is taken to be where it was, also if somebody else is seen; but not for longer than `PATIENCE`
+    pictures.
     """
-    h, w = P.shape
-    small = cv2.resize(P, (max(1, round(w / COARSER)), max(1, round(h / COARSER))), interpolation=cv2.INTER_AREA)
-    found = _subject(small > 127, previous)
-    if previous is not None and not found.any():
-        return previous
-    return 255 * found.astype(np.uint8)
+
+    def __init__(self) -> None:
+        self.where: UInt8[Array, "u v"] | None = None
+        self.missed = 0
+
+    def __call__(self, P: UInt8[Array, "h w"]) -> UInt8[Array, "u v"]:
+        """255 on the subject, roughly, from the next picture's person probabilities."""
+        h, w = P.shape
+        small = cv2.resize(P, (max(1, round(w / COARSER)), max(1, round(h / COARSER))), interpolation=cv2.INTER_AREA)
+        persons = small > 127
+        found = _subject(persons, self.where)
+        if not found.any() and self.missed >= PATIENCE:
+            found = _subject(persons, None)
+        self.missed = 0 if found.any() else self.missed + 1
+        if found.any() or self.where is None:
+            self.where = 255 * found.astype(np.uint8)
+        return self.where
 
 
 def reconsidered(
@@ -186,7 +201,8 @@ def _surely_free(picture: Array, P: UInt8[Array, "h w"] | None, room: Background
 
 
 def _subject(mask: Bool[Array, "h w"], previous: UInt8[Array, "u v"] | None) -> Bool[Array, "h w"]:
-    """Of the connected parts, the subject, without holes and specks."""
+    """Of the connected parts, the one that overlaps `previous`, else the largest; without holes and specks. Nothing, if there is a `previous`
+    and no part overlaps it."""
     opened = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     number, labels, stats, _ = cv2.connectedComponentsWithStats(opened, connectivity=4)
     if number < 2:
@@ -195,6 +211,8 @@ def _subject(mask: Bool[Array, "h w"], previous: UInt8[Array, "u v"] | None) -> 
     if previous is not None and previous.any():
         previous = cv2.resize(previous, mask.shape[::-1], interpolation=cv2.INTER_NEAREST)
         overlap = np.bincount(labels.ravel(), weights=(previous > 127).ravel().astype(float), minlength=number)[1:]
+        if not overlap.any():
+            return np.zeros_like(mask)
         score = overlap + 0.01 * area
     else:
         score = area

@@ -23,7 +23,7 @@ from threevp_nerfstudio.tracking.ingest import Geometry, Source, ingest, plan_ge
 from threevp_nerfstudio.tracking.landmarks import assemble, face_detector, find_in, user_landmarks
 from threevp_nerfstudio.tracking.mattes import (
     Matting,
-    followed,
+    Follower,
     learn_room,
     matte_quality,
     person_segmenter,
@@ -210,10 +210,11 @@ def _made_mattes(job: Job, stored: Stored, folder: Path, writer: PictureWriter) 
             segment = person_segmenter()
             return lambda i: segment(stored.rgb[i])
 
+        follow = Follower()
         with PictureWriter(folder / "coarse.npy", (height, width)) as coarse_writer:
             for i, found in enumerate(shared(range(count), finder, apart=True)):
                 coarse_writer.append(found)
-                subject.append(followed(found, subject[-1] if subject else None))
+                subject.append(follow(found))
                 job.progress("finding the person", i + 1, count)
         coarse = open_pictures(folder / "coarse.npy")
         if float(np.median([(p > 127).mean() for p in coarse])) < 0.003:
