@@ -34,7 +34,7 @@ def test_each_part_is_launched_once(number: int, size: int):
         with limited(number):
             in_parts(test_each_part_is_launched_once, size, 8, lambda *part: done.append(part), CPU)  # noqa: B023
         covered = sorted(i for first, of in done for i in range(first, first + of))
-        assert covered == list(range(size)) and all(of <= 8 for _, of in done)
+        assert covered == list(range(size)) and all(of <= 8 for _, of in done if number > 1)  # one thread takes all at once
 
 
 def test_a_gpu_gets_one_launch():

@@ -201,8 +201,8 @@ def _surely_free(picture: Array, P: UInt8[Array, "h w"] | None, room: Background
 
 
 def _subject(mask: Bool[Array, "h w"], previous: UInt8[Array, "u v"] | None) -> Bool[Array, "h w"]:
-    """Of the connected parts, the one that overlaps `previous`, else the largest; without holes and specks. Nothing, if there is a `previous`
-    and no part overlaps it."""
+    """Of the connected parts the one that overlaps `previous` most, or nothing if none does; without a `previous` the largest. Without
+    holes and specks."""
     opened = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     number, labels, stats, _ = cv2.connectedComponentsWithStats(opened, connectivity=4)
     if number < 2:

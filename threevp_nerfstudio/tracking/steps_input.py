@@ -22,8 +22,8 @@ from threevp_nerfstudio.tracking.framing import automatic_crop, parse_crop
 from threevp_nerfstudio.tracking.ingest import Geometry, Source, ingest, plan_geometry
 from threevp_nerfstudio.tracking.landmarks import assemble, face_detector, find_in, user_landmarks
 from threevp_nerfstudio.tracking.mattes import (
-    Matting,
     Follower,
+    Matting,
     learn_room,
     matte_quality,
     person_segmenter,
