@@ -56,6 +56,20 @@ def test_lost_pictures_and_short_videos_keep_their_depths():
     assert (smoothed_depth(times, true, true, few) == np.linalg.norm(true, axis=1)).all()
 
 
+def test_sizes_that_are_off_throughout_are_mended_and_another_posture_stays():
+    times, true = head(400, size=0.005)
+    seat = np.broadcast_to(true.mean(0), true.shape)
+    every = np.ones(400, bool)
+
+    def error(seen: np.ndarray, truth: np.ndarray) -> float:
+        return float((smoothed_depth(times, seen, seat, every) - np.linalg.norm(truth, axis=1)).mean())
+
+    assert abs(error(true * 1.002, true)) < 0.002 * 1.7 / 2
+    for leant in (true + [0.0, 0.0, -0.05], true + [0.02, 0.005, 0.01]):
+        assert abs(error(leant, leant)) < 0.001
+    assert abs(error(true, true)) < 0.0005
+
+
 @pytest.mark.parametrize("lasts", [0.3, 0.8])
 def test_the_time_scale_is_that_of_the_motion(lasts: float):
     times, true = head(1200, lasts=lasts)

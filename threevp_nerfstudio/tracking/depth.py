@@ -19,6 +19,10 @@ SIZE_NOISE = 0.003
 """Standard deviation of a picture's size, of 1, which is wrong ..."""
 SIZE_LASTS = 0.1
 """... for about this long, seconds."""
+BIAS = 0.0015
+"""Standard deviation by which all sizes of a performance are off those of the turn: mouths open, and hair falls otherwise."""
+DOUBTED = 2.0
+"""Deviations from which a mean distance is that of another posture, and no bias."""
 QUICK = 0.2
 """Seconds within which a bend of neck and spine is told better by its rotation than by sizes."""
 LEAST_MOTION = 0.001
@@ -43,7 +47,8 @@ def steadied(
 
     In the turn, heads are expected on the circle on which they are seen across the line of sight (a turn too short for that stays as
     it is). In the performance they are about where `seat`, of the pictures that the template was fitted to, has them, and as far from
-    there as neck and spine bend quickly: of a nod, rotations tell depths better than sizes do.
+    there as neck and spine bend quickly: of a nod, rotations tell depths better than sizes do. Their mean distance is drawn to the seat's
+    as far as it may come from sizes alone (`bias`).
 
     Args:
         heads: in the camera, metres.
@@ -52,7 +57,7 @@ def steadied(
     """
     T, turn = T_camera_root.copy(), static & found
     circle = find_seat(T[turn, :3, :3], heads[turn]) if turn.any() else None
-    parts = [(~static, seat)] if circle is None else [(static, circle), (~static, seat)]
+    parts = [(~static, seat)] if circle is None else [(static, circle), (~static, seat or circle)]
     for part, place in parts:
         if not part.any():
             continue
@@ -98,7 +103,7 @@ def smoothed_depth(
     depth = (off * ray).sum(1)
     across = off - depth[:, None] * ray
     size, lasts = motion_across(times[rows], across[rows])
-    result = distance.copy()
+    shift = np.zeros(len(distance))
     for start in range(0, len(rows), WINDOW - 2 * OVERLAP):
         part = rows[start : start + WINDOW]
         lapse = times[part][:, None] - times[part][None]
@@ -108,10 +113,30 @@ def smoothed_depth(
         middle = depth[part].mean()
         smooth = middle + motion @ np.linalg.solve(seen, depth[part] - middle)
         first = 0 if start == 0 else OVERLAP  # the window before has these
-        result[part[first:]] = (distance[part] + smooth - depth[part])[first:]
+        shift[part[first:]] = (smooth - depth[part])[first:]
         if start + WINDOW >= len(rows):
             break
-    return result
+    shift[rows] -= bias(times[rows], distance[rows].mean(), depth[rows].mean(), across[rows].mean(0), size, lasts)
+    return distance + shift
+
+
+def bias(
+    times: Float[Array, "n"], distance: float, depth: float, across: Float[Array, "3"], size: float, lasts: float
+) -> float:
+    """Metres of a mean depth that sizes make up, and that are no motion.
+
+    A mean is moved by the motion itself, the less the longer it is looked at; by another posture, in depth about as far as across; and by
+    what sizes are off. The first two are believed, and so is a mean that is too far off for the last.
+
+    Args:
+        distance: of the head from the camera.
+        depth, across: means of where it is from where it is expected, along the line of sight and across.
+        size, lasts: of the motion, as `motion_across` has them.
+    """
+    spans = max(float(np.ptp(times)) / (np.sqrt(2 * np.pi) * lasts), 1.0)
+    moved, sizes = size**2 / spans, (BIAS * distance) ** 2
+    posture = max(float(across @ across) / 2, depth**2 - DOUBTED**2 * (moved + sizes))
+    return depth * sizes / (moved + posture + sizes)
 
 
 def motion_across(times: Float[Array, "n"], across: Float[Array, "n 3"]) -> tuple[float, float]:
