@@ -114,8 +114,8 @@ def align_pictures(
     assert corrections is not None
     found = torch.cat([corrections.body.data, corrections.head.data], 1)
     information = np.zeros((len(found), 12, 12))
-    sequences = [rows[:: min(every, len(rows))] for rows in in_order(capture)]
-    looked = np.concatenate(sequences)
+    sequences = in_order(capture)
+    looked = np.concatenate([rows[::every] for rows in sequences])
 
     def aligned(frame: int) -> tuple[Float[Array, "12"], Float[Array, "12 12"]] | None:
         rng = np.random.default_rng((model.config.seed, frame))
@@ -131,7 +131,8 @@ def align_pictures(
             if result is not None:
                 found[looked[n]], information[looked[n]] = torch.from_numpy(result[0]).to(found), result[1]
             progress("aligning pictures with the avatar", n + 1, len(looked))
-    for rows, some in zip(in_order(capture), sequences, strict=True):
+    for rows in sequences:
+        some = rows[::every]
         even = evened(found[some].double().cpu().numpy(), information[some])
         between = [np.interp(capture.frames.times[rows], capture.frames.times[some], column) for column in even.T]
         found[rows] = torch.from_numpy(np.stack(between, -1)).to(found)

@@ -73,7 +73,7 @@ class Observer:
         return View(visible, facing, normals, cover, self._outline(x, of_faces, camera, cover))
 
     def _outline(
-        self, x: Float[Array, "V 3"], of_faces: Float[Array, "F 3"], camera: PinholeCamera, covered: Bool[Array, "h w"]
+        self, x: Float[Array, "V 3"], of_faces: Float[Array, "F 3"], camera: PinholeCamera, cover: Bool[Array, "h w"]
     ) -> Int[Array, "n 2"]:
         """Edges between a face that looks at the camera and one that looks away, on the border of what is covered."""
         front = np.einsum("fc,fc->f", of_faces, x[self.faces[:, 0]]) < 0
@@ -82,23 +82,23 @@ class Observer:
         edges = edges[~self.border[edges].any(1)]
         middle, _ = project(camera, x[edges].mean(1))
         step = self.coarseness
-        own = edge_distance(covered)
-        h, w = covered.shape
+        own = edge_distance(cover)
+        h, w = cover.shape
         i = np.clip((middle / step).astype(np.int64), 0, np.array([w, h]) - 1)
         margin = 2.0
         within = (middle > margin).all(1) & (middle[:, 0] < camera.width - margin) & (middle[:, 1] < camera.height - margin)
         return edges[within & (own[i[:, 1], i[:, 0]] < 1.2)]
 
 
-def edge_distance(covered: Bool[Array, "h w"]) -> Float[Array, "h w"]:
+def edge_distance(cover: Bool[Array, "h w"]) -> Float[Array, "h w"]:
     """Pixels from each pixel's centre to the edge of what is covered; the picture's border is none."""
-    inside = covered.astype(np.uint8)
-    return np.where(covered, cv2.distanceTransform(inside, cv2.DIST_L2, 5), cv2.distanceTransform(1 - inside, cv2.DIST_L2, 5)) - 0.5
+    inside = cover.astype(np.uint8)
+    return np.where(cover, cv2.distanceTransform(inside, cv2.DIST_L2, 5), cv2.distanceTransform(1 - inside, cv2.DIST_L2, 5)) - 0.5
 
 
-def overlap(covered: Bool[Array, "h w"], matte: Float[Array, "H W"], coarseness: int) -> float:
+def overlap(cover: Bool[Array, "h w"], matte: Float[Array, "H W"], coarseness: int) -> float:
     """Intersection over union of what the template covers and the matte."""
-    h, w = covered.shape
+    h, w = cover.shape
     coarse = matte[: h * coarseness, : w * coarseness].reshape(h, coarseness, w, coarseness).mean((1, 3)) > 0.5
-    union = int((covered | coarse).sum())
-    return 1.0 if union == 0 else float((covered & coarse).sum() / union)
+    union = int((cover | coarse).sum())
+    return 1.0 if union == 0 else float((cover & coarse).sum() / union)
