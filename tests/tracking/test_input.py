@@ -78,6 +78,17 @@ def test_the_end_of_a_full_turn(direction: int):
     assert found.full_turn and abs(found.end - 180) <= 3 and found.start == 0
 
 
+@pytest.mark.parametrize("direction", [1, -1])
+def test_a_quick_turn_of_a_face_between_long_hair(direction: int):
+    """It is seen up to 39 degrees, for half a second at the start."""
+    yaw = np.concatenate([turn(100, direction, seen=39.0), 35 * np.sin(np.arange(140) / 18)])
+    yaw[45:50] = 3.0  # a face seen on the hair
+    seen = landmarks(yaw)
+    assert (seen.score[:10] > 0.5).all() and (seen.score[90:] > 0.5).all() and (seen.score[45:50] == 0).all()
+    found = find_split(seen, np.arange(240) / FPS)
+    assert found.full_turn and abs(found.end - 100) <= 3
+
+
 def test_no_full_turn_is_told():
     yaw = 40 * np.sin(np.arange(300) / 30)
     opening = np.where(np.arange(300) > 120, 0.5 * np.abs(np.sin(np.arange(300) / 4)), 0.0)

@@ -25,6 +25,9 @@ UPPER_LIP, LOWER_LIP = 13, 14
 MOUTH_CORNERS = (61, 291)
 TURNED_AWAY = 40.0
 """Degrees of yaw from which on a face may vanish or appear."""
+HALF_AWAY, AWAY_WITHIN, AWAY_BY = 20.0, 0.3, 8.0
+"""Hair that hangs beside a face hides it earlier: from `HALF_AWAY` degrees on, if it has turned that way by `AWAY_BY` degrees within
+`AWAY_WITHIN` seconds."""
 FASTEST = 400.0
 """Degrees of yaw per second that a head can turn."""
 Detect = Callable[[UInt8[Array, "h w 3"]], list[Float[Array, "478 3"]]]
@@ -134,12 +137,21 @@ def believable(points: Float[Array, "N 478 2"], yaw: Float[Array, "N"], times: F
         seconds = times[b - 1] - times[a]
         if entry and leave:
             continue
+        if (entry and turning_away(yaw[a:b], times[a:b])) or (leave and turning_away(yaw[a:b][::-1], -times[a:b][::-1])):
+            continue
         score[a:b] *= 0.5 if (seconds > 1.0 or b - a > 0.3 * usual) and (entry or leave) else 0.0
     size = np.linalg.norm(points[:, CHIN] - points[:, FOREHEAD], axis=1)
     odd = np.abs(np.log(size / np.nanmedian(np.where(score > 0, size, np.nan)))) > 0.5 if (score > 0).any() else ~seen
     score[odd & seen] = 0.0
     score *= np.where(seen, 1.0 - 0.5 * (np.abs(np.nan_to_num(yaw)) / 90).clip(0, 1), 0.0)
     return score
+
+
+def turning_away(yaw: Float[Array, "n"], times: Float[Array, "n"]) -> bool:
+    """Whether a face that is seen all along goes out of sight at the end by turning further away. Backwards in time, whether it came so."""
+    late = np.flatnonzero(times >= times[-1] - AWAY_WITHIN)
+    outward = yaw * np.sign(yaw[-1])
+    return bool(len(late) >= 3 and outward[-1] > HALF_AWAY and outward[-1] - outward[late].min() > AWAY_BY)
 
 
 def split_runs(yaw: Float[Array, "N"], times: Float[Array, "N"]) -> list[tuple[int, int]]:
