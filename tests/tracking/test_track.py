@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tracking.turning_person import CHAIR, exactly_fitted, film, person, pose_at
+from tests.tracking.turning_person import CHAIR, LANDMARKS, exactly_fitted, film, person, pose_at
 from threevp_nerfstudio.body.rig import Rig
 from threevp_nerfstudio.tracking.evidence import project
+from threevp_nerfstudio.tracking.face_points import LIDS
 from threevp_nerfstudio.tracking.posing import head_pose
 from threevp_nerfstudio.tracking.track import Track, TrackOptions, stretches, track
 from threevp_nerfstudio.workers import sharing
@@ -63,6 +64,42 @@ def test_the_jaw_is_seen_from_the_front(tracked):
     seen = slice(TURN, TURN + PLAY // 2)
     true = np.array([p.expression[jaw] for p in poses])[seen]
     assert np.corrcoef(true, result.expression[seen, jaw])[0, 1] > 0.9
+
+
+def test_a_blink_is_followed_by_what_landmarks_say_of_the_lids():
+    """Lids move far from one picture to the next, are few of many points, and colours know nothing of them. Under names of the cheek
+    the same points count less."""
+    template, rig, colours = person()
+    blink = template.expression_names.index(BLINK)
+    lids = np.array([i for side in LIDS[BLINK] for i in side])
+    moved = np.linalg.norm(template.expression_basis[blink], axis=-1)
+    closing = np.argsort(-moved)[: len(lids)]
+    closed = np.array([0, 0, 1, 1, 0])
+    poses = [pose_at(rig, a) for a in (-0.3, -0.15, 0.15, 0.3)] + [pose_at(rig, 0.0, channels={blink: c}) for c in closed]
+    open_eyed = [replace(pose, expression=np.zeros_like(pose.expression)) for pose in poses]
+    footage = film(template, rig, colours, open_eyed, np.arange(len(poses)) < 4)
+    fitted = exactly_fitted(template, rig, footage, open_eyed)
+    every_lid = [i for sides in LIDS.values() for side in sides for i in side]
+    free = np.setdiff1d(np.arange(478), every_lid)
+    others, instead = free[: 8 * LANDMARKS], free[-len(lids) :]
+
+    def followed(names: np.ndarray) -> np.ndarray:
+        landmarks = np.full((len(poses), 478, 2), np.nan)
+        landmarks[:, others] = np.tile(footage.landmarks, (1, 8, 1))
+        for n, pose in enumerate(poses):
+            x = rig.place(rig.points.take(closing), pose).camera
+            landmarks[n, names] = footage.camera.fx * x[:, :2] / x[:, 2:] + np.array([footage.camera.cx, footage.camera.cy])
+        corners = np.concatenate([np.tile(fitted.landmark_corners, (8, 1)), np.repeat(closing[:, None], 3, axis=1)])
+        count = len(corners)
+        known = replace(
+            fitted, landmark_ids=np.concatenate([others, names]), landmark_corners=corners,
+            landmark_bary=np.tile([1.0, 0.0, 0.0], (count, 1)), landmark_offset=np.zeros((count, 3)), landmark_noise=np.full(count, 1e-3),
+        )  # fmt: skip
+        return track(replace(footage, landmarks=landmarks), known, TrackOptions(working_size=128)).expression[4:, blink]
+
+    by_lids, by_others = followed(lids), followed(instead)
+    assert by_lids[2:4].min() > 0.5 > 0.25 > by_lids[[0, 1, 4]].max()
+    assert by_lids[2:4].min() > 1.3 * by_others[2:4].min()
 
 
 def test_an_unseen_expression_returns_to_neutral_with_low_confidence(tracked):

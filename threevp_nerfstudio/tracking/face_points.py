@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray as Array
 from scipy.spatial import cKDTree
 
@@ -72,6 +72,11 @@ class FacePoints:
     """Metres by which each is uncertain on the surface."""
     offset: Float[Array, "n 3"]
     """Metres of the rest pose from the point of the surface that a landmark moves with to where this person has it."""
+
+    @property
+    def lids(self) -> Bool[Array, "n"]:
+        """Which of them are of the lids."""
+        return np.isin(self.ids, [i for upper, lower in LIDS.values() for i in (*upper, *lower)])
 
     def blend(self, values: Float[Array, "V *c"]) -> Float[Array, "n *c"]:
         """Per-vertex values at the points."""

@@ -25,7 +25,15 @@ from threevp_nerfstudio.tracking.posing import (
     pose_difference,
     step_pose,
 )
-from threevp_nerfstudio.tracking.terms import DETECTOR_LAG, System, add_colours, add_landmarks, add_outline, colour_term
+from threevp_nerfstudio.tracking.terms import (
+    DETECTOR_LAG,
+    LANDMARK_OUTLIER,
+    System,
+    add_colours,
+    add_landmarks,
+    add_outline,
+    colour_term,
+)
 from threevp_nerfstudio.tracking.visibility import Observer, View, overlap
 
 MOST_VERTICES = (900, 1500, 2500)
@@ -35,6 +43,9 @@ COLOURS_COUNT = 500.0
 OUTLINE_COUNT, LANDMARKS_COUNT = 60.0, 60.0
 DETECTOR_NOISE = 1.0
 """Pixels at a width of 256 by which landmarks jitter, once they are where this person has them."""
+LIDS_COUNT, LIDS_OUTLIER = 4.0, 8.0
+"""How often a lid's landmark counts, and the deviations from which on it counts less: nothing else tells a blink, which moves lids far and
+is over after four pictures."""
 LANDMARKS_SEEN, LANDMARKS_FADE = np.radians(60.0), np.radians(25.0)
 """Azimuth of the head beyond which landmarks do not count, and over which they fade out before."""
 PLACED = 4
@@ -107,6 +118,7 @@ class FrameSolver:
         points = subject.landmarks.points(subject.rig.points) if subject.landmarks is not None and with_landmarks else None
         self.landmark_points: Points | None = points
         self.landmark_weight = np.ones(0) if points is None else mobility(points)
+        self.lids = np.zeros(0, dtype=bool) if points is None else subject.landmarks.lids
         self._landmarks_of: tuple[Evidence, Int[Array, "n"], Points] | None = None
         self._placed: list[tuple[Points, Pose, Placed]] = []
 
@@ -115,6 +127,7 @@ class FrameSolver:
         self.subject = subject
         if self.landmark_points is not None and subject.landmarks is not None:
             self.landmark_points = subject.landmarks.points(subject.rig.points)
+            self.landmark_weight, self.lids = mobility(self.landmark_points), subject.landmarks.lids
         self._landmarks_of, self._placed = None, []
 
     def solve(
@@ -209,11 +222,12 @@ class FrameSolver:
         freedoms = self.freedoms if with_jacobian else Freedoms((), ())
         placed = self._place(points, pose)
         J = rig.jacobian(points, placed, pose, freedoms, pivot)
-        weight = self.landmark_weight[kept]
+        weight, lids = self.landmark_weight[kept], self.lids[kept]
+        weight = weight / (weight[~lids].mean() if (~lids).any() else 1.0)
         part = System.empty(freedoms.count)
         off = add_landmarks(
             part, picture, placed.camera, J, target[kept], face.noise[kept], seen * LANDMARKS_COUNT,
-            weight / weight.mean(), DETECTOR_NOISE,
+            np.where(lids, LIDS_COUNT, 1.0) * weight, DETECTOR_NOISE, np.where(lids, LIDS_OUTLIER, LANDMARK_OUTLIER),
         )  # fmt: skip
         part.marginalise(slice(6), DETECTOR_LAG)
         system.cost += part.cost

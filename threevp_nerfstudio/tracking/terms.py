@@ -40,7 +40,9 @@ class System:
     def empty(cls, size: int) -> System:
         return cls(np.zeros((size, size)), np.zeros(size))
 
-    def add(self, J: Float[Array, "n D"] | None, residual: Float[Array, "n"], weight: Float[Array, "n"], outlier: float) -> None:
+    def add(
+        self, J: Float[Array, "n D"] | None, residual: Float[Array, "n"], weight: Float[Array, "n"], outlier: float | Float[Array, "n"]
+    ) -> None:
         """Residuals whose `weight` is one over their variance, and their derivative `J`, or None to add the cost alone."""
         square = residual**2
         damp = 1.0 / (1.0 + square / outlier**2)
@@ -145,9 +147,11 @@ def add_landmarks(
     independent: float,
     weight: Float[Array, "n"] | None = None,
     noise_px: float = LANDMARK_NOISE,
+    outlier: Float[Array, "n"] | None = None,
 ) -> Float[Array, "n"]:
     """Named points of the face lie where they were found. `noise_m`: how well each is known on the template, metres;
-    `noise_px`: the detector's own, at a width of 256; `weight`: importance, with a mean of one.
+    `noise_px`: the detector's own, at a width of 256; `weight`: how often each counts, 1 for an ordinary one; `outlier`: deviations from
+    which on each counts less.
 
     Returns distances in pixels.
     """
@@ -159,7 +163,8 @@ def add_landmarks(
     gap = (xy - target) / noise[:, None]
     each = np.repeat(np.ones(len(x)) if weight is None else weight, 2) * independent / len(x)
     Jl = None if J is None else (np.matmul(Jp, J) / noise[:, None, None]).reshape(2 * len(x), -1)
-    system.add(Jl, gap.reshape(-1), each, LANDMARK_OUTLIER)
+    limit = LANDMARK_OUTLIER if outlier is None else np.repeat(outlier, 2)
+    system.add(Jl, gap.reshape(-1), each, limit)
     return np.linalg.norm(xy - target, axis=1)
 
 
