@@ -62,7 +62,18 @@ class AvatarPage:
         self.page.get_by_role("tab", name=name).click()
 
     def button(self, name: str) -> None:
-        self.page.get_by_role("button", name=name, exact=True).click()
+        """Click it once it stands still: a folder that opens on a busy machine moves its buttons away from under the pointer."""
+        target = self.page.get_by_role("button", name=name, exact=True)
+        target.scroll_into_view_if_needed()
+        places = [None, target.bounding_box()]
+
+        def still() -> bool:
+            time.sleep(0.3)
+            places[:] = [places[1], target.bounding_box()]
+            return places[0] == places[1]
+
+        until(still, f"the button {name!r} stands still")
+        target.click()
 
     def field(self, label: str):
         """The input of a label: a box, a list or a text."""
