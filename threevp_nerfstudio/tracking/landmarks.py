@@ -135,9 +135,9 @@ def believable(points: Float[Array, "N 478 2"], yaw: Float[Array, "N"], times: F
         entry = a == 0 or abs(yaw[a]) > TURNED_AWAY or _near_gap(runs, a, times, before=True)
         leave = b == len(yaw) or abs(yaw[b - 1]) > TURNED_AWAY or _near_gap(runs, b - 1, times, before=False)
         seconds = times[b - 1] - times[a]
-        if entry and leave:
-            continue
-        if (entry and turning_away(yaw[a:b], times[a:b])) or (leave and turning_away(yaw[a:b][::-1], -times[a:b][::-1])):
+        came = entry or (leave and turning_away(yaw[a:b][::-1], -times[a:b][::-1]))
+        went = leave or (entry and turning_away(yaw[a:b], times[a:b]))
+        if came and went:
             continue
         score[a:b] *= 0.5 if (seconds > 1.0 or b - a > 0.3 * usual) and (entry or leave) else 0.0
     size = np.linalg.norm(points[:, CHIN] - points[:, FOREHEAD], axis=1)
