@@ -57,24 +57,20 @@ def test_packed_rendering_equals_the_dense_sum_and_its_gradients_are_finite():
     dense = torch.zeros(*mask.shape, 3)
     dense[mask] = rgb.detach()
     torch.testing.assert_close(rendered.rgb.detach(), (rendered.weights.detach()[..., None] * dense).sum(1))
-    loss = losses.photometric(rendered.rgb, torch.rand_like(rendered.rgb), torch.ones(len(t)))
-    loss = loss + losses.opacity(rendered.accumulation, torch.rand(len(t))) + losses.distortion(rendered.weights, t, width)
+    even = torch.ones(len(t))
+    loss = losses.photometric(rendered.rgb, torch.rand_like(rendered.rgb), even)
+    loss = loss + losses.opacity(rendered.accumulation, torch.rand(len(t)), even) + losses.distortion(rendered.weights, t, width)
     loss.backward()
     assert torch.isfinite(density.grad).all() and torch.isfinite(rgb.grad).all()
 
 
-def test_opacity_loss_is_finite_at_certainty_and_smallest_at_the_matte():
-    matte = torch.tensor([0.0, 1.0])
-    assert losses.opacity(matte, matte) < 1e-3
-    wrong = losses.opacity(1 - matte, matte)
+def test_opacity_loss_is_finite_at_certainty_smallest_at_the_matte_and_weighted():
+    matte, even = torch.tensor([0.0, 1.0]), torch.ones(2)
+    assert losses.opacity(matte, matte, even) < 1e-3
+    wrong = losses.opacity(1 - matte, matte, even)
     assert torch.isfinite(wrong) and wrong > 5
-
-
-def test_rays_beside_the_subject_count_more_in_the_opacity_loss():
-    inside, beside = torch.tensor([0.8]), torch.tensor([0.2])
-    full, none = torch.ones(1), torch.zeros(1)
-    assert losses.opacity(inside, full, 4.0) == losses.opacity(inside, full)
-    torch.testing.assert_close(losses.opacity(beside, none, 4.0), 4.0 * losses.opacity(beside, none))
+    empty, full = (losses.opacity(torch.tensor([0.2, 0.6]), matte, one) for one in torch.eye(2))
+    torch.testing.assert_close(losses.opacity(torch.tensor([0.2, 0.6]), matte, torch.tensor([4.0, 1.0])), 4 * empty + full)
 
 
 def test_distortion_is_least_when_the_weight_sits_in_one_place():

@@ -27,6 +27,8 @@ def fresh(rays: int = 30, room: int = 6, side: int = 3, poses: int = 3, seed: in
         count=torch.randint(0, room + 1, (rays,), dtype=torch.int32),
         next=torch.full((rays,), -1, dtype=torch.int32),
     )
+    patch = torch.randint(0, 256, (rays, side * side, 4), dtype=torch.uint8)
+    patch[: rays // 3, :, 3] = 0  # of rays beside the subject
     return FreshRays(
         samples=samples,
         direction=torch.nn.functional.normalize(torch.randn(rays, 3), dim=-1),
@@ -34,7 +36,7 @@ def fresh(rays: int = 30, room: int = 6, side: int = 3, poses: int = 3, seed: in
         room=torch.linalg.qr(torch.randn(poses, 3, 3))[0],
         slot=torch.randint(0, poses, (rays,), dtype=torch.int32),
         frame=torch.randint(0, 50, (rays,)),
-        patch=torch.randint(0, 256, (rays, side * side * 4), dtype=torch.uint8),
+        patch=patch.view(rays, -1),
         weight=torch.rand(rays),
     )
 
@@ -71,6 +73,7 @@ def batch_torch(ring: MappedRays, choice: Choice) -> RayBatch:
         target=choice.target,
         background=choice.background,
         weight=ring.weight[row],
+        beside=(ring.patch[row, :, 3] == 0).all(1),
         ends=count.cumsum(0, dtype=torch.int32),
         ray=ray,
         t=ring.t[flat] + move[:, 2],
@@ -129,6 +132,7 @@ def test_a_batch_is_packed_as_torch_packs_it(moved: bool, in_order: bool, newest
     row, step = choice.row.long(), choice.move[:, :2].long() + 1
     target = ring.patch[row, step[:, 0] + 3 * step[:, 1]].float() / 255  # patches of 3 x 3, row by row
     torch.testing.assert_close(choice.target, target)
+    assert batch.beside.any() and not batch.beside.all()
     if in_order:
         assert torch.equal(row[:30], torch.arange(30))
     if newest:

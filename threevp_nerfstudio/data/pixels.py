@@ -24,9 +24,9 @@ Box = tuple[float, float, float, float]
 class PixelShares:
     """Shares of a frame's rays. What a frame lacks goes to the subject."""
 
-    face: float = 0.2
+    face: float = 0.15
     """Eyes and mouth, where they are seen."""
-    border: float = 0.15
+    border: float = 0.25
     """A ring round the matte's edge: silhouettes and hair."""
     background: float = 0.06
     """Anywhere outside."""

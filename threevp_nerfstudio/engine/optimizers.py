@@ -37,7 +37,7 @@ class DecayConfig(SchedulerConfig):
     _target: type = field(default_factory=lambda: Decay)
     steps: int = 4000
     """Steps until the final rate."""
-    final: float = 0.05
+    final: float = 0.12
     """Final rate as a fraction of the first."""
     warmup: int = 20
     """Steps of linear warm-up."""

@@ -115,6 +115,7 @@ class Choice:
     target: Float[Tensor, "B 4"]
     background: Float[Tensor, "B 3"]
     weight: Float[Tensor, "B"]
+    beside: Bool[Tensor, "B"]
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,8 @@ class RayBatch:
     """A random colour."""
     weight: Float[Tensor, "B"]
     """Of the ray in the photometric loss."""
+    beside: Bool[Tensor, "B"]
+    """Whether the subject is in none of the pixels round the ray that was mapped."""
     ends: Int[Tensor, "B"]
     """Where each ray's samples end; the next one's begin there."""
     ray: Int[Tensor, "N"]
@@ -247,6 +250,7 @@ def _choose(
     out_target: wp.array(dtype=wp.vec4),
     out_background: wp.array(dtype=wp.vec3),
     out_weight: wp.array(dtype=float),
+    out_beside: wp.array(dtype=wp.bool),
 ):
     i = wp.tid()
     capacity = frame.shape[0]
@@ -287,6 +291,10 @@ def _choose(
     green = wp.randf(painting)
     out_background[i] = wp.vec3(red, green, wp.randf(painting))
     out_weight[i] = weight[row]
+    alpha = int(0)
+    for k in range(pixels):
+        alpha = wp.max(alpha, int(patch[row, k][3]))
+    out_beside[i] = alpha == 0
 
 
 @wp.kernel(enable_backward=False)
@@ -421,6 +429,7 @@ def choose(
         target=empty(4),
         background=empty(3),
         weight=empty(),
+        beside=empty(dtype=torch.bool),
     )
     launch(
         _choose,
@@ -448,6 +457,7 @@ def choose(
             view(choice.target, wp.vec4),
             view(choice.background, wp.vec3),
             view(choice.weight),
+            view(choice.beside),
         ],
         device,
     )
@@ -468,6 +478,7 @@ def pack(ring: MappedRays, choice: Choice) -> RayBatch:
         target=choice.target,
         background=choice.background,
         weight=choice.weight,
+        beside=choice.beside,
         ends=ends,
         ray=empty(dtype=torch.int64),
         t=empty(),

@@ -15,12 +15,12 @@ def photometric(
 
 
 def opacity(
-    accumulation: Float[Tensor, "R"], matte: Float[Tensor, "R"], background: float = 1.0
+    accumulation: Float[Tensor, "R"], matte: Float[Tensor, "R"], weight: Float[Tensor, "R"]
 ) -> Float[Tensor, ""]:
-    """Binary cross entropy of the accumulation against the matte's alpha; rays beside the subject count `background` times."""
+    """Weighted binary cross entropy of the accumulation against the matte's alpha."""
     p = accumulation.clamp(1e-4, 1.0 - 1e-4)
     entropy = -(matte * p.log() + (1.0 - matte) * (1.0 - p).log())
-    return (torch.where(matte > 0, 1.0, background) * entropy).mean()
+    return (weight * entropy).mean()
 
 
 def distortion(

@@ -81,14 +81,15 @@ class ThreeVPModelConfig(ModelConfig):
     """Training step at which the blendfields set in: the coarse field comes first."""
     average_start: int = 2000
     """Training step from which the field's weights are averaged; pictures are made of the average."""
-    average_decay: float = 0.997
+    average_decay: float = 0.999
     """What a step leaves of that average; 0: no averaging."""
     background_color: Literal["white", "black", "gray"] = "white"
     """Behind the subject when rendering; `accumulation` is its alpha. Training uses random colours."""
     opacity_loss: float = 0.03
     """Weight of the cross entropy of opacity against the matte. More keeps edges, and costs detail inside."""
     opacity_background: float = 4.0
-    """How much more it counts for rays beside the subject, which it keeps clean."""
+    """How much more it counts for rays beside the subject, which it keeps clean. Not for those at its edge: a pixel there that is
+    empty by chance, of a matte with noise, would count for more than one that is filled by chance, and hair would get thin."""
     distortion_loss: float = 0.0
     """Weight of the spread of a ray's weights (per metre)."""
     displacement_loss: float = 0.0
@@ -286,6 +287,7 @@ class ThreeVPModel(Model):
             "target": torch.lerp(rays.background, rays.target[:, :3], alpha[:, None]),
             "alpha": alpha,
             "weight": rays.weight,
+            "beside": rays.beside,
         }
         if patch and self.perceptual is not None:
             outputs["perceptual"] = self.perceptual(outputs["rgb"][-patch:], outputs["target"][-patch:])
@@ -314,10 +316,11 @@ class ThreeVPModel(Model):
 
     def get_loss_dict(self, outputs, batch, metrics_dict=None) -> dict[str, Tensor]:
         config = self.config
+        opacity_weight = torch.where(outputs["beside"], config.opacity_background, 1.0)
         result = {
             "rgb_loss": losses.photometric(outputs["rgb"], outputs["target"], outputs["weight"]),
             "opacity_loss": config.opacity_loss
-            * losses.opacity(outputs["accumulation"], outputs["alpha"], config.opacity_background),
+            * losses.opacity(outputs["accumulation"], outputs["alpha"], opacity_weight),
         }
         if "distortion" in outputs:
             result["distortion_loss"] = config.distortion_loss * outputs["distortion"]
