@@ -123,9 +123,10 @@ def samples(count: int = 50, seed: int = 0) -> CanonicalSamples:
     )
 
 
-def test_a_checkpoint_of_another_version_says_so():
+@pytest.mark.parametrize(("name", "rows", "columns"), [("color_net.0.weight", 0, 3), ("density_net.2.weight", 2, 0)])
+def test_a_checkpoint_of_another_version_says_so(name: str, rows: int, columns: int):
     saved = field().state_dict()
-    saved["color_net.0.weight"] = saved["color_net.0.weight"][:, 3:]
+    saved[name] = saved[name][rows:, columns:]
     with pytest.raises(CheckpointError, match="another version"):
         field().load_state_dict(saved)
 
@@ -183,6 +184,25 @@ def test_colour_depends_on_what_the_choice_says():
         rgb = f.evaluate(s)[1]
         assert torch.equal(rgb, f.evaluate(turned)[1]) != light
         assert torch.equal(rgb, f.evaluate(looked)[1]) != view
+
+
+def test_density_is_the_same_from_opposite_sides_and_differs_between_headings_within_bounds():
+    torch.manual_seed(0)
+    f, s = field(grain=1.5), samples()
+    torch.nn.init.normal_(f.density_net[-1].weight[-2:])
+
+    def density(*direction: float) -> torch.Tensor:
+        return f.evaluate(replace(s, direction=torch.tensor(direction).expand(50, 3)))[0].detach()
+
+    front, side, above = density(0.0, 1.0, 0.0), density(1.0, 0.0, 0.0), density(0.0, 0.0, 1.0)
+    torch.testing.assert_close(density(0.0, -1.0, 0.0), front)
+    ratio = (front / side).log().abs()
+    assert ratio.max() > 0.1 and ratio.max() <= 3.0 + 1e-4
+    torch.testing.assert_close(above, (front * side).sqrt())  # these two headings go as far apart to either side
+    where = s.position + f.displacement(s)
+    torch.testing.assert_close(f.density_at(where)[0], above)
+    blind = field(grain=0.0)
+    assert torch.equal(blind.evaluate(s)[0], blind.evaluate(replace(s, direction=s.direction.flip(1)))[0])
 
 
 def test_coarse_only_does_not_see_the_expression():

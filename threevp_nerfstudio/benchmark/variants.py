@@ -70,6 +70,10 @@ def view_for_light(config: ThreeVPTrainerConfig) -> None:
     config.pipeline.model.field_config.appearance = "view"
 
 
+def density_blind_to_views(config: ThreeVPTrainerConfig) -> None:
+    config.pipeline.model.field_config.grain = 0.0
+
+
 def fresh_rays_only(config: ThreeVPTrainerConfig) -> None:
     """No bank of mapped rays; as many rays in a step."""
     config.pipeline.datamanager.train_num_rays_per_batch = config.pipeline.model.rays_per_step
@@ -93,6 +97,7 @@ VARIANTS = {
         Variant("reduced-color", "only jawOpen moves the mesh; colour blending", (reduced_rig, expression("color"))),
         Variant("reduced-none", "only jawOpen moves the mesh; coarse only", (reduced_rig, expression("none"))),
         Variant("view", "colour sees the view direction in place of the light", (view_for_light,)),
+        Variant("no-grain", "density is the same from everywhere", (density_blind_to_views,)),
         Variant("fresh-rays", "no bank of mapped rays", (fresh_rays_only,)),
         Variant("thin-balanced", "every tenth frame behind 90 degrees; balanced", (), thin_behind()),
         Variant(

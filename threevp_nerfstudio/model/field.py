@@ -2,7 +2,8 @@
 
     x^ = x_c + blendfields(x_c; jaw, psi)
     h = hash(x^)
-    (sigma, f) = MLP(h)
+    (sigma_0, a, f) = MLP(h)
+    sigma = sigma_0 exp(A tanh(a . grain(view)))
     rgb = MLP(f, h, light, [view])
 
 Colour sees the hash encoding itself, not only what density hands on: with the latter alone, fine differences of hue (lips)
@@ -11,6 +12,10 @@ are learned last.
 `light` is the rotation of the room in the local canonical frame. The lights stand still in the room while the subject
 turns, so in the avatar's own frame they turn; with one camera this is confounded with the view direction, and a field
 that sees the view direction instead learns the light of the camera path.
+
+`grain` is what density may know of the view: hair is denser looked at across its strands than along them, from either end
+alike. So these are the two harmonics of the heading that are the same from opposite sides; the turn shows each place from all
+of these, and looking straight up or down they vanish.
 """
 
 from __future__ import annotations
@@ -50,6 +55,8 @@ class FieldConfig:
     """Width of the networks."""
     features: int = 15
     """Features that density hands to colour, beside the hash encoding."""
+    grain: float = 1.5
+    """How far the logarithm of density may go with the view's heading, the same from opposite sides, as hair's does; 0: not at all."""
     expression: Literal["blendfields", "color", "none"] = "blendfields"
     """How expression enters beside the mesh: displacement fields (the method), density and colour conditioned on it
     (the paper's ablation), or not at all (coarse only)."""
@@ -57,9 +64,9 @@ class FieldConfig:
     """Used with expression = "blendfields"."""
     appearance: Literal["light", "light+view", "view", "none"] = "light"
     """What colour depends on beside the position. "view" is the usual NeRF, for comparison."""
-    light_degree: int = 1
-    """Degree of the spherical harmonics in which colour sees the light, 1 to 3. Each place has been lit from few sides
-    only; with more than 1, colours from other sides (hair from above and behind) are invented."""
+    light_degree: int = 2
+    """Degree of the spherical harmonics in which colour sees the light, 1 to 3. Light on a matt surface is of degree 2 (Ramamoorthi
+    and Hanrahan 2001). Each place has been lit from few sides only; with more, colours from other sides are invented."""
     implementation: Implementation = "warp"
     """Of the canonical hash grid. "tcnn" needs tinycudann; checkpoints are not interchangeable with it."""
     matrix_units: bool = True
@@ -116,7 +123,8 @@ class ThreeVPField(Field):
         self.grid = HashGrid(config.grid, config.implementation)
         condition_color = config.expression == "color"
         extra = num_conditioning if condition_color else 0
-        self.density_net = mlp([self.grid.out_dim + extra, config.hidden, 1 + config.features])
+        grain_dim = 2 if config.grain > 0 else 0
+        self.density_net = mlp([self.grid.out_dim + extra, config.hidden, 1 + config.features + grain_dim])
         light_dim = 2 * ((config.light_degree + 1) ** 2 - 1) if "light" in config.appearance else 0
         view_dim = 15 if config.appearance == "view" else 0
         features = config.features + self.grid.out_dim
@@ -139,12 +147,15 @@ class ThreeVPField(Field):
         """What to call in place of a network; see `compile_networks`."""
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
-        saved, own = state_dict.get(prefix + "color_net.0.weight"), self.color_net[0].weight
-        if saved is not None and saved.shape != own.shape:
-            raise CheckpointError(
-                f"the checkpoint's colour network is of another size ({tuple(saved.shape)}, here {tuple(own.shape)}): it was trained "
-                "with other settings, or by another version of threevp_nerfstudio. Train anew, or use that version."
-            )
+        for name in ("density_net", "color_net"):
+            layers = getattr(self, name)
+            for layer in (0, len(layers) - 1):
+                saved, own = state_dict.get(f"{prefix}{name}.{layer}.weight"), layers[layer].weight
+                if saved is not None and saved.shape != own.shape:
+                    raise CheckpointError(
+                        f"the checkpoint's {name} is of another size ({tuple(saved.shape)}, here {tuple(own.shape)}): it was trained with "
+                        "other settings, or by another version of threevp_nerfstudio. Train anew, or use that version."
+                    )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def networks(self) -> list[MLP]:
@@ -204,13 +215,18 @@ class ThreeVPField(Field):
         x: Float[Tensor, "N 3"],
         conditioning: Float[Tensor, "N C"] | None = None,
         moving: Bool[Tensor, "N"] | None = None,
+        direction: Float[Tensor, "N 3"] | None = None,
     ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N D"]]:
         """Density (1/m) and features for `color` at displaced canonical positions. `moving`: positions that need a
-        gradient; None: all."""
-        return self._density(self.unit(x), conditioning, moving)
+        gradient; None: all. `direction`: of the view, in the local canonical frame, unit; None: between all headings."""
+        return self._density(self.unit(x), conditioning, moving, direction)
 
     def _density(
-        self, where: Float[Tensor, "N 3"], conditioning: Float[Tensor, "N C"] | None, moving: Bool[Tensor, "N"] | None
+        self,
+        where: Float[Tensor, "N 3"],
+        conditioning: Float[Tensor, "N C"] | None,
+        moving: Bool[Tensor, "N"] | None,
+        direction: Float[Tensor, "N 3"] | None,
     ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N D"]]:
         """`density_at` for places in the unit cube."""
         encoded = h = self.grid(where, moving)
@@ -220,7 +236,11 @@ class ThreeVPField(Field):
                 conditioning = torch.zeros(len(h), channels, device=h.device)
             h = torch.cat([h, conditioning], -1)
         h = self.network(self.density_net, h)
-        return trunc_exp((h[:, 0] + DENSITY_BIAS).clamp_max(MAX_LOG_DENSITY)), torch.cat([h[:, 1:], encoded], -1)
+        log_density, features = h[:, 0] + DENSITY_BIAS, h[:, 1 : 1 + self.config.features]
+        if self.config.grain > 0 and direction is not None:
+            along = (h[:, 1 + self.config.features :] * grain(direction)).sum(-1)
+            log_density = log_density + self.config.grain * along.tanh()
+        return trunc_exp(log_density.clamp_max(MAX_LOG_DENSITY)), torch.cat([features, encoded], -1)
 
     def color(
         self, features: Float[Tensor, "N D"], light: Float[Tensor, "N 3 2"], direction: Float[Tensor, "N 3"]
@@ -239,15 +259,16 @@ class ThreeVPField(Field):
         return torch.sigmoid(logit), residual
 
     def geometry(self, samples: CanonicalSamples) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Density (N,), features (N, D) for `color`, and displacement (N, 3) or None; light and view play no part."""
+        """Density (N,), features (N, D) for `color`, and displacement (N, 3) or None; light plays no part."""
         conditioning = samples.conditioning[samples.frame] if self.config.expression == "color" else None
         if self.blendfields is None or not self.blendfields_enabled:
-            return *self.density_at(samples.position, conditioning), None
+            return *self.density_at(samples.position, conditioning, direction=samples.direction), None
         if samples.position.requires_grad:
             displacement = self.displacement(samples)
-            return *self.density_at(samples.position + displacement, conditioning), displacement
+            moved = samples.position + displacement
+            return *self.density_at(moved, conditioning, direction=samples.direction), displacement
         place, displacement, moving = self.displaced_places(samples)
-        return *self._density(place, conditioning, moving), displacement
+        return *self._density(place, conditioning, moving, samples.direction), displacement
 
     def displaced_places(self, samples: CanonicalSamples) -> tuple[Tensor, Tensor, Tensor]:
         """Places (N, 3) in the unit cube after displacement, the displacement (N, 3) in metres, and which samples (N,) it can
@@ -274,7 +295,8 @@ class ThreeVPField(Field):
         samples = _from_ray_samples(ray_samples)
         displacement = self.displacement(samples)
         x = samples.position if displacement is None else samples.position + displacement
-        density, features = self.density_at(x, samples.conditioning if self.config.expression == "color" else None)
+        conditioning = samples.conditioning if self.config.expression == "color" else None
+        density, features = self.density_at(x, conditioning, direction=samples.direction)
         return density.view(*shape, 1), features.view(*shape, -1)
 
     def get_outputs(self, ray_samples: RaySamples, density_embedding: Tensor | None = None) -> dict:
@@ -282,6 +304,12 @@ class ThreeVPField(Field):
         assert density_embedding is not None
         rgb, _ = self.color(density_embedding.flatten(0, -2), samples.light, samples.direction)
         return {FieldHeadNames.RGB: rgb.view(*ray_samples.frustums.shape, 3)}
+
+
+def grain(direction: Float[Tensor, "N 3"]) -> Float[Tensor, "N 2"]:
+    """The two harmonics of a unit direction's heading about the vertical (z) axis that are the same from opposite sides."""
+    x, y, _ = direction.unbind(-1)
+    return torch.stack([x * x - y * y, 2 * x * y], -1)
 
 
 def _from_ray_samples(ray_samples: RaySamples) -> CanonicalSamples:
