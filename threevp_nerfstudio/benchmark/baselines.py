@@ -86,6 +86,7 @@ class UniformModel(ThreeVPModel):
             "accumulation": out["accumulation"][:, 0],
             "target": target[:, :3] * alpha[:, None] + (1.0 - alpha)[:, None] * background,
             "alpha": alpha,
+            "beside": (bundle.metadata["patch"][:, 3::4] == 0).all(1),
             "weight": bundle.metadata["weight"].view(-1),
         }
 
