@@ -27,13 +27,13 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from nerfstudio.cameras.rays import RaySamples
-from nerfstudio.field_components.activations import trunc_exp
 from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.fields.base_field import Field
 from torch import Tensor, nn
 
 from threevp_nerfstudio.errors import CheckpointError
 from threevp_nerfstudio.kernels.displace import MARGIN, displace, face_samples
+from threevp_nerfstudio.kernels.heads import GRAIN, density_head, lit
 from threevp_nerfstudio.model.blendfields import BlendfieldConfig, Blendfields
 from threevp_nerfstudio.model.compiled import CompiledNetwork
 from threevp_nerfstudio.model.encodings import HashGrid, HashGridConfig, Implementation, spherical_harmonics
@@ -123,7 +123,7 @@ class ThreeVPField(Field):
         self.grid = HashGrid(config.grid, config.implementation)
         condition_color = config.expression == "color"
         extra = num_conditioning if condition_color else 0
-        grain_dim = 2 if config.grain > 0 else 0
+        grain_dim = GRAIN if config.grain > 0 else 0
         self.density_net = mlp([self.grid.out_dim + extra, config.hidden, 1 + config.features + grain_dim])
         light_dim = 2 * ((config.light_degree + 1) ** 2 - 1) if "light" in config.appearance else 0
         view_dim = 15 if config.appearance == "view" else 0
@@ -235,23 +235,20 @@ class ThreeVPField(Field):
                 channels = self.density_net[0].in_features - h.shape[1]
                 conditioning = torch.zeros(len(h), channels, device=h.device)
             h = torch.cat([h, conditioning], -1)
-        h = self.network(self.density_net, h)
-        log_density, features = h[:, 0] + DENSITY_BIAS, h[:, 1 : 1 + self.config.features]
-        if self.config.grain > 0 and direction is not None:
-            along = (h[:, 1 + self.config.features :] * grain(direction)).sum(-1)
-            log_density = log_density + self.config.grain * along.tanh()
-        return trunc_exp(log_density.clamp_max(MAX_LOG_DENSITY)), torch.cat([features, encoded], -1)
+        head = self.network(self.density_net, h)
+        numbers = {"strength": self.config.grain, "bias": DENSITY_BIAS, "ceiling": MAX_LOG_DENSITY}
+        return density_head(head, encoded, direction, features=self.config.features, **numbers)
 
     def color(
         self, features: Float[Tensor, "N D"], light: Float[Tensor, "N 3 2"], direction: Float[Tensor, "N 3"]
     ) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"] | None]:
         """Colour, and the part of its logit that depends on the view (None where there is none)."""
-        inputs = [features]
+        given = features
         if "light" in self.config.appearance:
-            inputs += [spherical_harmonics(light[..., axis], self.config.light_degree) for axis in (0, 1)]
-        if self.config.appearance == "view":
-            inputs.append(spherical_harmonics(direction, 3))
-        logit = self.network(self.color_net, torch.cat(inputs, -1))
+            given = lit(features, light, self.config.light_degree)
+        elif self.config.appearance == "view":
+            given = torch.cat([features, spherical_harmonics(direction, 3)], -1)
+        logit = self.network(self.color_net, given)
         residual = None
         if self.view_net is not None:
             residual = self.network(self.view_net, torch.cat([features, spherical_harmonics(direction, 2)], -1))
@@ -304,12 +301,6 @@ class ThreeVPField(Field):
         assert density_embedding is not None
         rgb, _ = self.color(density_embedding.flatten(0, -2), samples.light, samples.direction)
         return {FieldHeadNames.RGB: rgb.view(*ray_samples.frustums.shape, 3)}
-
-
-def grain(direction: Float[Tensor, "N 3"]) -> Float[Tensor, "N 2"]:
-    """The two harmonics of a unit direction's heading about the vertical (z) axis that are the same from opposite sides."""
-    x, y, _ = direction.unbind(-1)
-    return torch.stack([x * x - y * y, 2 * x * y], -1)
 
 
 def _from_ray_samples(ray_samples: RaySamples) -> CanonicalSamples:
