@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ast
 import subprocess
 import sys
@@ -105,3 +106,12 @@ def test_every_subcommand_exists():
 
     for module, name, text in COMMANDS.values():
         assert hasattr(importlib.import_module(module), name) and text
+
+
+def test_help_ends_quietly_when_nobody_reads_it():
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "threevp_nerfstudio.cli", "--help"]
+    result = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=120)
+    os.close(write)
+    assert result.returncode == 1 and not result.stderr

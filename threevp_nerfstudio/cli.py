@@ -6,6 +6,7 @@ Modules are imported only when their subcommand is asked for, so that `threevp -
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import warnings
 
@@ -46,7 +47,15 @@ def usage() -> str:
 
 
 def entry_point(argv: list[str] | None = None) -> None:
-    argv = sys.argv[1:] if argv is None else argv
+    try:
+        _run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more on its way out
+        sys.exit(1)
+
+
+def _run(argv: list[str]) -> None:
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return

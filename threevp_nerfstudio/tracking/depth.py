@@ -57,13 +57,13 @@ def steadied(
     """
     T, turn = T_camera_root.copy(), static & found
     circle = find_seat(T[turn, :3, :3], heads[turn]) if turn.any() else None
-    parts = [(~static, seat)] if circle is None else [(static, circle), (~static, seat or circle)]
-    for part, place in parts:
+    parts = [(~static, seat, True)] if circle is None else [(static, circle, False), (~static, seat or circle, True)]
+    for part, place, bends in parts:
         if not part.any():
             continue
         here = heads[part]
         expected = place.head(T[part, :3, :3]) if place is not None else np.broadcast_to(here.mean(0), here.shape)
-        if part is not static:
+        if bends:
             expected = expected + quick_bend(T[part], here, times[part], found[part])
         depth = smoothed_depth(times[part], here, expected, found[part])
         T[part, :3, 3] += here * (depth / np.linalg.norm(here, axis=1) - 1.0)[:, None]
