@@ -13,9 +13,8 @@ import warp as wp
 from jaxtyping import Float
 from torch import Tensor
 
+from threevp_nerfstudio.kernels.bank import mat32
 from threevp_nerfstudio.kernels.runtime import launch, view
-
-mat32 = wp.types.matrix(shape=(3, 2), dtype=wp.float32)
 
 GRAIN = 2
 """Harmonics of the view's heading that density depends on."""
@@ -25,6 +24,12 @@ GRAIN = 2
 def grain(d: wp.vec3) -> wp.vec2:
     """The two harmonics of a direction's heading about the vertical (z) axis that are the same from opposite sides."""
     return wp.vec2(d[0] * d[0] - d[1] * d[1], 2.0 * d[0] * d[1])
+
+
+@wp.func
+def leaning(head: wp.array2d(dtype=float), i: int, own: int, g: wp.vec2) -> float:
+    """How far the log density leans to one side, -1 to 1, of a sample looked at along a heading."""
+    return wp.tanh(head[i, own + 1] * g[0] + head[i, own + 2] * g[1])
 
 
 @wp.kernel(enable_backward=False)
@@ -42,8 +47,7 @@ def _density(
     i = wp.tid()
     value = head[i, 0] + bias
     if direction.shape[0] > 0:
-        g = grain(direction[i])
-        value += strength * wp.tanh(head[i, own + 1] * g[0] + head[i, own + 2] * g[1])
+        value += strength * leaning(head, i, own, grain(direction[i]))
     density[i] = wp.exp(wp.min(value, ceiling))
     for k in range(own):
         features[i, k] = head[i, k + 1]
@@ -70,7 +74,7 @@ def _density_backward(
     t = float(0.0)
     if direction.shape[0] > 0:
         g = grain(direction[i])
-        t = wp.tanh(head[i, own + 1] * g[0] + head[i, own + 2] * g[1])
+        t = leaning(head, i, own, g)
         value += strength * t
     through = float(0.0)
     if grad_density.shape[0] > 0 and value <= ceiling:

@@ -1,6 +1,6 @@
 """Averaging the weights over training: what pictures are made of.
 
-Steps of a high rate leave each weight trembling round where it belongs; the mean over the last few hundred steps does
+Steps of a high rate leave each weight trembling round where it belongs; the mean over the last thousand steps or so does
 not tremble. Training itself goes on from the weights as they are.
 """
 
